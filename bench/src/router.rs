@@ -31,10 +31,20 @@ fn at_once(c: &mut Config) {
     (c.alive_router_check_interval, c.router_ping_timeout) = (SEC, SEC);
 }
 
+/// When a router begins to send a long message on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// When it is whole.
+    Stored,
+    /// Before.
+    Cut,
+}
+
 /// A node that routes between the networks of its two NIs.
-fn between([near, far]: [Nid; 2]) -> NodeBuilder {
-    NodeBuilder::new(near).also(far).config(|c| {
+fn between([near, far]: [Nid; 2], passes: Passes) -> NodeBuilder {
+    NodeBuilder::new(near).also(far).config(move |c| {
         c.routing.forwarding = true;
+        c.routing.cut_through = passes == Passes::Cut;
         at_once(c);
     })
 }

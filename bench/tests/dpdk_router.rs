@@ -8,7 +8,7 @@ use bench::ctl::{Ctl, Traffic};
 use bench::link::{self, Link, LinkConfig};
 use bench::measure::{Stretch, stretch, wait_for};
 use bench::pair::{Enter, NothingLost, Threads};
-use bench::router;
+use bench::router::{self, Passes};
 use dataplane::dpdk::{Eal, EalConfig};
 use transport::node::{IdlePolicy, NodeEnd};
 
@@ -29,12 +29,17 @@ fn puts_pass_through_a_router_by_reference() {
     let eal = Eal::start(&eal).unwrap_or_else(|e| panic!("{e}"));
     let enter: Enter = Arc::new(|_| Ok(()));
     let idle = IdlePolicy::spins(0, 1);
-    for (mtu, tso, traffic) in
-        [(9000, true, Traffic::BulkChecked), (1500, false, Traffic::BulkChecked), (9000, true, Traffic::Rate)]
-    {
+    let kinds = [
+        (9000, true, Traffic::BulkChecked, Passes::Stored),
+        (1500, false, Traffic::BulkChecked, Passes::Stored),
+        (9000, true, Traffic::BulkChecked, Passes::Cut),
+        (1500, false, Traffic::BulkChecked, Passes::Cut),
+        (9000, true, Traffic::Rate, Passes::Stored),
+    ];
+    for (mtu, tso, traffic, passes) in kinds {
         let cfg = LinkConfig { threads: Threads::One, mtu, tso, ..LinkConfig::default() };
         let ctl = Arc::new(Ctl::default());
-        let line = router::linked::start(&eal, dir.path(), cfg, &ctl, &enter, idle).unwrap();
+        let line = router::linked::start(&eal, dir.path(), (cfg, passes), &ctl, &enter, idle).unwrap();
         let (through, ends) = measured(&ctl, line, traffic);
         let [_, r, _] = &ends[..] else { panic!("{}", ends.len()) };
         assert_eq!(
@@ -48,13 +53,15 @@ fn puts_pass_through_a_router_by_reference() {
             "{mtu} {traffic:?}"
         );
         assert!(r.proto.forwarded_msgs >= through.messages, "{r:?}");
+        assert_eq!(r.proto.forward_cut_msgs > 0, passes == Passes::Cut, "{r:?}");
+        assert_eq!(r.proto.forward_cut_aborted, 0);
         if traffic == Traffic::BulkChecked {
             assert!(r.streams.tx_attached_bytes >= through.bytes, "{r:?}");
             let ctl = Arc::new(Ctl::default());
             let pair = link::start(&eal, dir.path(), cfg, &ctl, &enter, idle).unwrap();
             let (direct, _) = measured(&ctl, pair, traffic);
             println!(
-                "MTU {mtu}: {:.1} Gbit a CPU second through a router, {:.1} without it",
+                "MTU {mtu}, {passes:?}: {:.1} Gbit a CPU second through a router, {:.1} without it",
                 through.gbit_per_cpu_s(),
                 direct.gbit_per_cpu_s()
             );

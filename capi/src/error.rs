@@ -92,7 +92,7 @@ impl From<LnetError> for Error {
         let errno = match e {
             LnetError::Unreachable => libc::EHOSTUNREACH,
             LnetError::Refused => libc::ECONNREFUSED,
-            LnetError::ConnLost => libc::ECONNRESET,
+            LnetError::ConnLost | LnetError::BrokenOff => libc::ECONNRESET,
             LnetError::TimedOut => libc::ETIMEDOUT,
             LnetError::TooLong => libc::EMSGSIZE,
             LnetError::Malformed => libc::EPROTO,

@@ -293,6 +293,10 @@ pub(crate) struct NodeArgs {
     /// look: alive_router_check_interval and router_ping_timeout after the start.
     #[arg(long)]
     pub(crate) routing: bool,
+    /// Of messages that are passed on, those of 32 KiB or more begin to leave before they are whole: the tunable cut_through. One
+    /// that then breaks off ends the connections that it was leaving on.
+    #[arg(long)]
+    pub(crate) cut_through: bool,
     /// Memory that strangers may make each lcore hold (answers that they do not read, handshakes, connections, peers), in
     /// MiB. Default: a 64th of the machine's for all lcores, at least 32 and at most 1024 each.
     #[arg(long, value_name = "MIB", value_parser = number::<u32>(1..=1 << 20))]
@@ -353,6 +357,7 @@ impl NodeArgs {
             ("--zc-min-payload", Use::Any, self.zc_min_payload.is_some()),
             ("--keepalive", Use::Any, self.keepalive.is_some()),
             ("--routing", Use::Any, self.routing),
+            ("--cut-through", Use::Any, self.cut_through),
             ("--budget", Use::Any, self.budget.is_some()),
             ("--pcap", Use::Port, self.pcap.is_some()),
             ("EAL arguments after --", Use::Port, !self.dpdk.eal.is_empty()),
@@ -436,7 +441,7 @@ mod tests {
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
         let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --route=ROUTE --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
                      --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --rss on --options f --tunable credits=9 --accept-port 999 --accept all \
-                     --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --routing --budget 1 --pcap p -- x";
+                     --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --routing --cut-through --budget 1 --pcap p -- x";
         let words = words.split_whitespace().map(|w| w.replace("ROUTE", "tcp1 1.2.3.9"));
         let c = Cli::try_parse_from(std::iter::once("pollnd".to_owned()).chain(words)).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };

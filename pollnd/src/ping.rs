@@ -81,7 +81,7 @@ impl Sum {
 
 /// Sender of the pings.
 enum Pinger {
-    Own(Node, Handle),
+    Own(Box<Node>, Handle),
     Through(Client, Arc<AtomicBool>),
 }
 
@@ -171,7 +171,7 @@ fn begin(a: &mut PingArgs) -> Result<Pinger, String> {
             let setup = Setup::new(Role::Dialler("ping"), claim);
             let node = assemble::start(&a.node, setup, Box::new(move |_| Ok(Box::new(app) as _)))?;
             access::await_route(node.front(), a.target, a.timeout);
-            Ok(Pinger::Own(node, handle))
+            Ok(Pinger::Own(Box::new(node), handle))
         }
     }
 }

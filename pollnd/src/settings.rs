@@ -34,6 +34,9 @@ pub(crate) fn given(a: &NodeArgs) -> Vec<(String, Tuned)> {
     if a.routing {
         all.push(("--routing".into(), Tuned { name: "forwarding", value: "enabled".into() }));
     }
+    if a.cut_through {
+        all.push(("--cut-through".into(), Tuned { name: "cut_through", value: "1".into() }));
+    }
     all.extend(a.tunable.iter().map(|t| (format!("--tunable {}={}", t.name, t.value), t.clone())));
     all
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use crate::ctl::{Ctl, Traffic};
+use crate::ctl::{Ctl, Load, Traffic};
 use crate::figures::{Figure, Row, rows};
 use crate::measure::{MeasureError, Stretch, last_rtt, stretch, wait_for};
 use crate::report::{RanOn, many};
@@ -22,6 +22,8 @@ pub struct Side {
     pub small: Stretch,
     /// Median of the round trips of one such PUT in flight and its ACK, in us.
     pub p50_us: f64,
+    /// The same of a PUT of 1 MiB.
+    pub long_p50_us: f64,
 }
 
 impl Side {
@@ -35,9 +37,21 @@ impl Side {
         let small = stretch(ctl, Traffic::Rate, secs, &mut |_| ())?;
         stretch(ctl, Traffic::Rtt, secs, &mut |_| ())?;
         // The client gives its histogram away before it is quiet.
-        Ok(Side { bulk, small, p50_us: last_rtt(ctl).p50_us })
+        let p50_us = last_rtt(ctl).p50_us;
+        Ok(Side { bulk, small, p50_us, long_p50_us: long(ctl, secs)? })
     }
 }
+
+/// Median of the round trips of one PUT of 1 MiB in flight and its ACK, in us.
+fn long(ctl: &Ctl, secs: f64) -> Result<f64, MeasureError> {
+    ctl.set_load(Some(Load { len: LONG, flight: 1 }));
+    stretch(ctl, Traffic::Bulk, secs, &mut |_| ())?;
+    ctl.set_load(None);
+    Ok(last_rtt(ctl).p50_us)
+}
+
+/// Payload of a long PUT, in bytes.
+const LONG: usize = 1 << 20;
 
 /// The same ends without a router and with one.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -46,6 +60,8 @@ pub struct Beside {
     pub direct: Side,
     /// Two, and the router between.
     pub through: Side,
+    /// The same where the router sends long messages on before they are whole.
+    pub cut: Side,
 }
 
 impl Beside {
@@ -68,6 +84,11 @@ impl Beside {
 
     fn added_us(&self) -> f64 {
         self.through.p50_us - self.direct.p50_us
+    }
+
+    /// What a router adds to the round trip of 1 MiB, to that of one hop: stored, and cut through.
+    fn added_to_long(&self) -> [f64; 2] {
+        [&self.through, &self.cut].map(|s| s.long_p50_us).map(|us| us / self.direct.long_p50_us - 1.0)
     }
 }
 
@@ -112,7 +133,7 @@ fn k_per_s(s: &Stretch) -> f64 {
 const GBIT: &str = "Gbit/CPU s";
 const KILO: &str = "k/s";
 
-const FIGURES: [Figure<Round>; 19] = [
+const FIGURES: [Figure<Round>; 32] = [
     ("link: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.link?.direct.bulk))),
     ("link: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.link?.through.bulk))),
     ("link: the router by itself", GBIT, |r| Some(r.link?.router())),
@@ -132,6 +153,19 @@ const FIGURES: [Figure<Round>; 19] = [
     ("sockets: p50 of a 64 B PUT + ACK, one hop", "us", |r| Some(r.sockets.direct.p50_us)),
     ("sockets: p50 of the same through a router", "us", |r| Some(r.sockets.through.p50_us)),
     ("sockets: added by the router", "us", |r| Some(r.sockets.added_us())),
+    ("sockets: added, to one hop", "x", |r| Some(r.sockets.added_us() / r.sockets.direct.p50_us)),
+    ("link: 1 MiB PUTs, cut through", GBIT, |r| Some(cpu(&r.link?.cut.bulk))),
+    ("sockets: 1 MiB PUTs, cut through", GBIT, |r| Some(cpu(&r.sockets.cut.bulk))),
+    ("link: p50 of a 1 MiB PUT + ACK, one hop", "us", |r| Some(r.link?.direct.long_p50_us)),
+    ("link: p50 of the same, stored by a router", "us", |r| Some(r.link?.through.long_p50_us)),
+    ("link: p50 of the same, cut through", "us", |r| Some(r.link?.cut.long_p50_us)),
+    ("link: added where it is stored, to one hop", "x", |r| Some(r.link?.added_to_long()[0])),
+    ("link: added where it is cut through, to one hop", "x", |r| Some(r.link?.added_to_long()[1])),
+    ("sockets: p50 of a 1 MiB PUT + ACK, one hop", "us", |r| Some(r.sockets.direct.long_p50_us)),
+    ("sockets: p50 of the same, stored by a router", "us", |r| Some(r.sockets.through.long_p50_us)),
+    ("sockets: p50 of the same, cut through", "us", |r| Some(r.sockets.cut.long_p50_us)),
+    ("sockets: added where it is stored, to one hop", "x", |r| Some(r.sockets.added_to_long()[0])),
+    ("sockets: added where it is cut through, to one hop", "x", |r| Some(r.sockets.added_to_long()[1])),
 ];
 
 /// Figures that every round has.
@@ -142,10 +176,10 @@ pub fn figures(rounds: &[Round]) -> Vec<Row> {
 impl Router {
     /// The table.
     pub fn table(&self) -> String {
-        let mut t = format!("\n  {:<46} {:>9} {:>9} {:>9}\n", "", "median", "lowest", "highest");
+        let mut t = format!("\n  {:<50} {:>9} {:>9} {:>9}\n", "", "median", "lowest", "highest");
         for r in &self.figures {
             let [low, high] = r.range;
-            t += &format!("  {:<46} {:>9.3} {low:>9.3} {high:>9.3}  {}\n", r.name, r.median, r.unit);
+            t += &format!("  {:<50} {:>9.3} {low:>9.3} {high:>9.3}  {}\n", r.name, r.median, r.unit);
         }
         let link = self.ran_on.lcores > 0;
         let copied = if link {
@@ -164,7 +198,7 @@ mod tests {
 
     fn side(cpu_s: f64, p50_us: f64) -> Side {
         let bulk = Stretch { wall_s: 1.0, cpu_s, messages: 1000, bytes: 125_000_000 };
-        Side { bulk, small: Stretch { wall_s: 0.5, ..bulk }, p50_us }
+        Side { bulk, small: Stretch { wall_s: 0.5, ..bulk }, p50_us, long_p50_us: 100.0 * p50_us }
     }
 
     fn told(rounds: &[Round]) -> Vec<(&'static str, f64)> {
@@ -173,8 +207,8 @@ mod tests {
 
     #[test]
     fn a_router_costs_what_a_gbit_takes_more_through_it() {
-        let link = Beside { direct: side(0.5, 3.0), through: side(0.75, 5.0) };
-        let sockets = Beside { direct: side(1.0, 9.0), through: side(2.0, 19.0) };
+        let link = Beside { direct: side(0.5, 3.0), through: side(0.75, 5.0), cut: side(0.75, 3.75) };
+        let sockets = Beside { direct: side(1.0, 9.0), through: side(2.0, 19.0), cut: side(2.0, 9.0) };
         let all = told(&[Round { link: Some(link), sockets }]);
         let of = |name| all.iter().find(|(n, _)| *n == name).unwrap().1;
         assert_eq!(of("link: the router by itself"), 4.0);
@@ -183,12 +217,16 @@ mod tests {
         assert_eq!(of("the link's router to that of sockets"), 4.0);
         assert_eq!(of("link: 64 B PUTs through a router"), 2.0);
         assert_eq!([of("link: added by the router"), of("sockets: added by the router")], [2.0, 10.0]);
+        assert_eq!(of("link: added where it is stored, to one hop"), 5.0 / 3.0 - 1.0);
+        assert_eq!(of("link: added where it is cut through, to one hop"), 0.25);
+        assert_eq!(of("sockets: added where it is cut through, to one hop"), 0.0);
     }
 
     #[test]
     fn a_round_in_which_it_seems_to_cost_nothing_counts_as_the_best() {
         let round = |through| {
-            let sockets = Beside { direct: side(1.0, 9.0), through: side(through, 19.0) };
+            let sockets =
+                Beside { direct: side(1.0, 9.0), through: side(through, 19.0), cut: side(2.0, 9.0) };
             Round { link: None, sockets }
         };
         let f = figures(&[round(0.9), round(2.0), round(3.0)]);

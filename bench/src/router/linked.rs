@@ -19,7 +19,7 @@ use tcpstack::{Stack, StackConfig};
 use transport::node::{IdlePolicy, NoApp, Protocols, Turn};
 use transport::wire::Nid;
 
-use super::{Reaching, beside, between, reached};
+use super::{Passes, Reaching, beside, between, reached};
 use crate::ctl::Ctl;
 use crate::link::{Link, LinkConfig, end, ports, seed, this_lcore};
 use crate::pair::{Enter, Make, Running};
@@ -36,14 +36,19 @@ fn nid((ip, net): (Ipv4Addr, u16)) -> Nid {
 }
 
 /// R, on the thread that polls it.
-fn router(eal: &Eal, seeds: [QueueSeed; 2], cfg: &LinkConfig) -> Result<Box<dyn Turn>, String> {
+fn router(
+    eal: &Eal,
+    seeds: [QueueSeed; 2],
+    cfg: &LinkConfig,
+    passes: Passes,
+) -> Result<Box<dyn Turn>, String> {
     let lcore = this_lcore(eal)?;
     let stack = |(seed, (ip, _)): (QueueSeed, (Ipv4Addr, u16))| {
         let queue = seed.build(&lcore);
         Stack::new(StackConfig::new(ip, 24), queue, LendSlab::new(cfg.lendings)).map_err(|e| e.to_string())
     };
     let stacks = seeds.into_iter().zip([NEAR, FAR]).map(stack).collect::<Result<Vec<_>, _>>()?;
-    let node = between([NEAR, FAR].map(nid)).config(|c| c.peer_credits = cfg.peer_credits);
+    let node = between([NEAR, FAR].map(nid), passes).config(|c| c.peer_credits = cfg.peer_credits);
     let node = node.clock(Clock::calibrated()).over_ports(stacks, NoApp).map_err(|e| e.to_string())?;
     Ok(Box::new(node))
 }
@@ -56,7 +61,7 @@ fn router(eal: &Eal, seeds: [QueueSeed; 2], cfg: &LinkConfig) -> Result<Box<dyn 
 pub fn start(
     eal: &Eal,
     sockdir: &Path,
-    cfg: LinkConfig,
+    (cfg, passes): (LinkConfig, Passes),
     ctl: &Arc<Ctl>,
     enter: &Enter,
     idle: IdlePolicy,
@@ -73,7 +78,7 @@ pub fn start(
         end(&e, of_a, (beside(nid(NEAR), nid(A), nid(B)), A.0), &cfg, (app, Protocols::new()))
     });
     let e = eal.clone();
-    let between: Make = Box::new(move || router(&e, of_r, &cfg));
+    let between: Make = Box::new(move || router(&e, of_r, &cfg, passes));
     let (e, c) = (eal.clone(), ctl.clone());
     let server: Make = Box::new(move || {
         let app = Server::new(c, cfg.intake, &backing).map_err(|e| e.to_string())?;

@@ -50,6 +50,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "zc_min_payload",
     "keepalive",
     "routing",
+    "cut_through",
     "budget",
     "pcap",
     "eal",

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bench::ctl::Ctl;
-use bench::pair::{NothingLost, Running};
+use bench::pair::NothingLost;
 use bench::report::RanOn;
-use bench::router;
 use bench::router::cost::{Beside, Round, Router, Side, figures};
+use bench::router::{self, Passes};
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
 use bench::workload::{ClientConfig, Intake};
@@ -27,7 +27,7 @@ pub(crate) struct RouterArgs {
     /// Rounds; each measures every side once.
     #[arg(default_value_t = 5, value_parser = number::<u32>(1..=1000))]
     pub(crate) rounds: u32,
-    /// Seconds for each kind of traffic, of three, on each side in a round.
+    /// Seconds for each kind of traffic, of four, on each side in a round.
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     pub(crate) seconds: f64,
     /// The form of the result, and the link.
@@ -57,14 +57,18 @@ fn side(
 
 fn sockets(a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Beside, String> {
     let p = SockPair { idle: IdleMode::Block, intake: Intake::Lent, client: client(), peer_credits: FLIGHT };
-    let mut measured = |start: fn(SockPair, &Arc<Ctl>) -> Result<Running, String>| {
+    let mut measured = |passes: Option<Passes>| {
         let ctl = Arc::new(Ctl::default());
-        let running = start(p, &ctl)?;
+        let running = match passes {
+            Some(passes) => router::looped::start(p, passes, &ctl)?,
+            None => sock::start(p, ctl.clone())?,
+        };
         side(&ctl, a.seconds, lost, || running.stop().map(|e| (e, 0))).map(|(s, _)| s)
     };
     Ok(Beside {
-        direct: measured(|p, ctl| sock::start(p, ctl.clone()))?,
-        through: measured(router::looped::start)?,
+        direct: measured(None)?,
+        through: measured(Some(Passes::Stored))?,
+        cut: measured(Some(Passes::Cut))?,
     })
 }
 
@@ -77,18 +81,22 @@ impl VirtioLink {
         let dir = std::env::temp_dir();
         let (threads, enter, idle) = pairs::threads(self.one)?;
         let cfg = LinkConfig { threads, client: client(), peer_credits: FLIGHT, ..LinkConfig::default() };
-        let mut measured = |through: bool| {
+        let mut measured = |passes: Option<Passes>| {
             let ctl = Arc::new(Ctl::default());
-            let start = if through { router::linked::start } else { link::start };
-            let l = start(&self.eal, &dir, cfg, &ctl, &enter, idle)?;
+            let l = match passes {
+                Some(passes) => router::linked::start(&self.eal, &dir, (cfg, passes), &ctl, &enter, idle)?,
+                None => link::start(&self.eal, &dir, cfg, &ctl, &enter, idle)?,
+            };
             side(&ctl, a.seconds, lost, || l.stop().map(|end| (end.nodes, end.buffers_left)))
         };
-        let (direct, _) = measured(false)?;
-        let (through, ends) = measured(true)?;
-        let copied = ends.get(1).map_or(0, |r| {
-            r.proto.forward_copied_bytes + r.proto.rx_copied_bytes + r.streams.tx_copied_bytes
-        });
-        Ok((Beside { direct, through }, copied))
+        let (direct, _) = measured(None)?;
+        let (through, stored) = measured(Some(Passes::Stored))?;
+        let (cut, begun) = measured(Some(Passes::Cut))?;
+        let routers = [stored.get(1), begun.get(1)].into_iter().flatten();
+        let copied = routers
+            .map(|r| r.proto.forward_copied_bytes + r.proto.rx_copied_bytes + r.streams.tx_copied_bytes);
+        let copied = copied.sum();
+        Ok((Beside { direct, through, cut }, copied))
     }
 }
 

@@ -165,6 +165,9 @@ pub struct Routing {
     pub buffers: [u32; 3],
     /// Router buffers that a peer may hold; 0 for as many as its credits ([`Config::peer_credits`]).
     pub peer_credits: u32,
+    /// Long messages begin to leave before they are whole, where nothing is before them. One that then breaks off ends the
+    /// connection set that it was leaving on.
+    pub cut_through: bool,
 }
 
 impl Routing {

@@ -52,6 +52,14 @@ counters! {
     forward_copied_bytes,
     /// Times a connection was not read on since its message waited for a router buffer.
     forward_waits,
+    /// Messages of other nodes that began to leave before they were whole.
+    forward_cut_msgs,
+    /// Those of them that broke off: the set that each was leaving on was ended.
+    forward_cut_aborted,
+    /// Messages that would have, but were stored since a hop's header has a sum over the payload.
+    forward_cut_summed,
+    /// Messages that would have, but were stored since one of their sender's, or for their next hop, broke off lately.
+    forward_cut_barred,
     /// Payload bytes put inline into headers (small messages; no page is involved).
     tx_inline_bytes,
     /// Payload bytes copied into an MD, or because the lend budget was spent.

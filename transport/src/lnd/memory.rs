@@ -71,6 +71,11 @@ impl Payload {
         Payload::Inline(inline)
     }
 
+    /// A part of received payload, however short, by reference.
+    pub(crate) fn part(mut pieces: Pieces) -> Payload {
+        Payload::Pages(Pages::from_iter([PageSlice::received(pieces.drain())]))
+    }
+
     /// Length in bytes.
     #[inline]
     pub fn len(&self) -> u64 {
@@ -171,6 +176,11 @@ pub enum LnetError {
     /// The connection set went down with the message on it.
     #[error("the connection to the peer was lost")]
     ConnLost,
+    /// This node ended the connection set: a message of another node's, which was leaving on it, broke off.
+    #[error(
+        "the connection to the peer was ended: a message that was passed on to it broke off in the middle"
+    )]
+    BrokenOff,
     /// The peer did not answer in time.
     #[error("the peer did not answer in time")]
     TimedOut,

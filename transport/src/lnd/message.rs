@@ -35,6 +35,8 @@ pub(crate) struct Tx<T> {
     pub(crate) retries: u8,
     /// An operation on a node behind the peer, which is a gateway.
     pub(crate) routed: bool,
+    /// More of its payload will follow.
+    pub(crate) begins: bool,
 }
 
 impl<T> Tx<T> {
@@ -56,6 +58,7 @@ impl<T> Tx<T> {
             free: false,
             retries: 0,
             routed: false,
+            begins: false,
         }
     }
 

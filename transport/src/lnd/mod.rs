@@ -198,6 +198,10 @@ pub(crate) trait Upper: Sized {
     /// [`Lnd::hold`] or [`Lnd::refuse`]. Called again for the same header when what held the message is over.
     fn parse<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived);
 
+    /// A part of a message's payload has come, of which parts were asked for ([`Lnd::in_parts`]); what comes behind it is given
+    /// in the same way, the rest of it with [`Upper::deliver`].
+    fn part(&mut self, cx: &mut Cx, delivery: &mut Self::Delivery, pieces: Pieces, hdr: &LnetHdr);
+
     /// A message's payload is in its place, or `stored` says why not. `peer` is who sent it, if its connection is there
     /// still (`lnet_finalize`).
     fn deliver<L: Lnd<Self>>(
@@ -288,6 +292,23 @@ pub(crate) trait Lnd<U: Upper> {
         delivery: U::Delivery,
         mlength: u32,
     );
+    /// The payload of the message that is being parsed, which is lent, is to be given in parts of `least` bytes or more as it
+    /// comes. From the first part on it has to come at a pace, or its set ends.
+    fn in_parts(&mut self, conn: Key, least: u32);
+    /// Sends the header of a message that has its credits, and the first part of its payload, by a way that is clear; takes it
+    /// out of its place. Nothing else leaves by that way until all of it has. Gives its name.
+    fn begin(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Way) -> Key;
+    /// Whether little of what has left that way is on its way still.
+    fn is_drained(&self, way: Way) -> bool;
+    /// Whether a message that leaves that way has a sum over its payload in its header.
+    fn sums(&self, cx: &Cx, way: Way) -> bool;
+    /// Whether headers that leave that way have a form for the NIDs of this one.
+    fn carries(&self, way: Way, hdr: &LnetHdr) -> bool;
+    /// Sends the next part of a message that has begun to leave; what is for a set that has ended meanwhile is dropped. Its
+    /// token comes back some time after the `last` part, or after the end of its set.
+    fn more(&mut self, up: &mut U, cx: &mut Cx, begun: Key, pieces: Pieces, last: bool);
+    /// The rest of a message that has begun to leave will not come: its set ends, if it has not. Gives whether it had not.
+    fn break_off(&mut self, up: &mut U, cx: &mut Cx, begun: Key) -> bool;
     /// Reads over a message of which nobody wants anything.
     fn skip(&mut self, up: &mut U, cx: &mut Cx, conn: Key);
     /// Keeps a message waiting; nothing behind it is read.

@@ -50,6 +50,22 @@ impl Pieces {
         self.0 = list;
     }
 
+    /// Takes the parts of another list in, behind its own.
+    pub(crate) fn append(&mut self, mut more: Pieces) {
+        more.drain().for_each(|p| self.push(p));
+    }
+
+    /// Length of all parts, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.iter().map(|p| p.bytes().len() as u64).sum()
+    }
+
+    /// Of that, copied since no receive buffer could be lent.
+    pub(crate) fn copied(&self) -> u64 {
+        let copied = self.iter().filter(|p| matches!(p, RxPiece::Copied(_)));
+        copied.map(|p| p.bytes().len() as u64).sum()
+    }
+
     /// Takes the parts out, and leaves the list its memory for the next one.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = RxPiece> + '_ {
         self.0.drain(..)

@@ -116,6 +116,16 @@ impl Placement {
         self.later = false;
     }
 
+    /// Takes out the pieces so far, of a payload that is lent and goes on before it is whole.
+    pub(crate) fn take_part(&mut self) -> Pieces {
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// Bytes that have come.
+    pub(crate) fn done(&self) -> u32 {
+        self.done
+    }
+
     /// Bytes still to come.
     pub(crate) fn missing(&self) -> u32 {
         self.want - self.done

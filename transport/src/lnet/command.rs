@@ -1,6 +1,7 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
+use super::cut::CutEvent;
 use super::hop::{Hop, Way};
 use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
@@ -96,6 +97,9 @@ impl Lnet {
             }
             Body::GetDone { grant, status } => self.get_done(grant, status),
             Body::Forwarded(ni, via, boxed) => self.forwarded_here(cx, lnds, (ni, via), boxed),
+            Body::CutBegins(cut, ni, via, boxed) => self.cut_begins_here(cut, (ni, via), boxed),
+            Body::CutPart(cut, pieces) => self.cut_hears(cx, lnds, cut, CutEvent::Part, pieces),
+            Body::CutEnds(cut, last) => self.cut_ends(cx, lnds, cut, last),
             Body::Returned(lease, boxed) => {
                 self.spare_box(boxed);
                 self.returned(cx, lnds, lease);

@@ -114,6 +114,23 @@ impl Lnet {
         }
     }
 
+    /// The way of a message that could leave at once, with nothing before it: the peer has a connection, and there are credits.
+    pub(super) fn way_now<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnd: &mut L,
+        peer: Key,
+        tx: &Msg,
+    ) -> Option<Way> {
+        let p = self.peers.get(peer)?;
+        let entry = p.entry;
+        let full = !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits;
+        if full || self.held_up(cx, (p.ni, p.host), tx) {
+            return None;
+        }
+        lnd.way(cx, entry, tx).filter(|w| w.clear)
+    }
+
     /// Gives a message what it holds on its way, and sends it.
     fn give_credit<L: Lnd<Lnet>>(
         &mut self,
@@ -123,9 +140,17 @@ impl Lnet {
         tx: &mut Msg,
         way: Option<Way>,
     ) {
+        if let Some(entry) = self.take_credit(cx, peer, tx) {
+            lnd.send(self, cx, entry, tx, way);
+        }
+    }
+
+    /// Gives a message what it holds on its way; gives the LND's entry of its peer.
+    #[inline]
+    pub(super) fn take_credit(&mut self, cx: &mut Cx, peer: Key, tx: &mut Msg) -> Option<Key> {
         tx.credit = true;
         let uses = tx.uses();
-        let Some(p) = self.peers.get_mut(peer) else { return };
+        let p = self.peers.get_mut(peer)?;
         p.uses.add(uses);
         p.figures.most = p.figures.most.max(p.uses.credits);
         cx.budget.took(p.host, uses);
@@ -134,7 +159,7 @@ impl Lnet {
             ni.uses.add(uses);
             ni.most_used = ni.most_used.max(ni.uses.credits);
         }
-        lnd.send(self, cx, entry, tx, way);
+        Some(entry)
     }
 
     /// Sends what waits for credits, as far as they go.

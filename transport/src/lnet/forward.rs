@@ -13,6 +13,7 @@
 //! Nothing is kept of a GET: its REPLY finds its way by its own destination. Messages that are passed on share the NI's
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
+use super::cut::{CUT_FROM, CUT_PART};
 use super::drops::From;
 use super::guest::Lease;
 use super::hop::{Hop, Way};
@@ -40,21 +41,29 @@ enum Stays {
 /// Boxes kept for messages that go to another shard.
 const SPARE: usize = 256;
 
-/// A message whose payload is here, to be sent on.
+/// Work on messages that are passed on, in the order in which it came up.
 #[derive(Debug)]
-pub(crate) struct Passing {
-    lease: Lease,
-    hdr: LnetHdr,
-    payload: Payload,
+pub(crate) enum Passing {
+    /// One whose payload is here, to be sent on.
+    Whole(Lease, LnetHdr, Payload),
+    /// One that is not whole, by its name: parts of its payload follow (cut.rs).
+    Begins(u64, Lease, LnetHdr),
+    /// A part.
+    Part(u64, Pieces),
+    /// The last part, or none, and it is not whole.
+    Ends(u64, Option<Pieces>),
+}
+
+/// A message of another node's as it is passed on.
+pub(super) fn passed(hdr: &LnetHdr, payload: Payload, lease: Lease) -> Msg {
+    let msg = Msg::lnet(*hdr, payload, TxDone::Forward(lease));
+    Msg { strange: true, passed: true, forwarded: true, ..msg }
 }
 
 /// Bytes of a payload that were copied since receive buffers were not lent: those that ride in a header always are.
 fn copied(pieces: &Pieces) -> u64 {
     let len = |p: &RxPiece| p.bytes().len();
-    if pieces.iter().map(len).sum::<usize>() <= INLINE_PAYLOAD_MAX {
-        return 0;
-    }
-    pieces.iter().filter(|p| matches!(p, RxPiece::Copied(_))).map(len).sum::<usize>() as u64
+    if pieces.iter().map(len).sum::<usize>() <= INLINE_PAYLOAD_MAX { 0 } else { pieces.copied() }
 }
 
 /// Whether a message of `src` that came by our NID `from` may leave by `to`: neither back, nor to the network that it began on.
@@ -81,6 +90,9 @@ impl Lnet {
         let dest = Dest::Sink { sink: Sink::Lend(len), offset: 0 };
         let placement = Placement::new(dest, len, Owner::Router.into(), sum);
         let placement = (len > 0).then_some(placement);
+        if len >= CUT_FROM && cx.cfg.routing.cut_through && self.may_cut(cx, msg) {
+            lnd.in_parts(msg.key, CUT_PART);
+        }
         lnd.recv(self, cx, msg.key, &mut { placement }, Delivery::Forward(lease), len);
     }
 
@@ -125,7 +137,7 @@ impl Lnet {
         };
         cx.counters.forward_rx_msgs += 1;
         cx.counters.forward_rx_bytes += u64::from(lease.len);
-        self.passing.push_back(Passing { lease, hdr: *hdr, payload });
+        self.passing.push_back(Passing::Whole(lease, *hdr, payload));
     }
 
     /// The next hop did not take the message.
@@ -146,7 +158,12 @@ impl Lnet {
         if let Some(lease) = self.homeward.pop_front() {
             self.returned(cx, lnds, lease);
         } else if let Some(passing) = self.passing.pop_front() {
-            self.pass_to_next(cx, lnds, passing);
+            match passing {
+                Passing::Whole(lease, hdr, payload) => self.pass_to_next(cx, lnds, lease, &hdr, payload),
+                Passing::Begins(cut, lease, hdr) => self.cut_begins(cx, lnds, cut, lease, &hdr),
+                Passing::Part(cut, pieces) => self.cut_goes_on(cx, lnds, cut, pieces),
+                Passing::Ends(cut, last) => self.cut_is_over(cx, lnds, cut, last),
+            }
         } else if std::mem::take(&mut self.buffers.moved) {
             self.look_at_moved(cx, lnds);
         } else {
@@ -166,29 +183,56 @@ impl Lnet {
         }
     }
 
-    /// Finds the next hop of a message.
-    fn pass_to_next<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], passing: Passing) {
-        let Passing { lease, hdr, payload } = passing;
+    /// Sends a message to its next hop, if there is one.
+    fn pass_to_next<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        lease: Lease,
+        hdr: &LnetHdr,
+        payload: Payload,
+    ) {
+        if let Some(hop) = self.next_hop(cx, lnds, lease, hdr) {
+            self.forward_by(cx, lnds, hop, passed(hdr, payload, lease));
+        }
+    }
+
+    /// The next hop of a message; where there is none it is counted, and its buffer goes home.
+    pub(super) fn next_hop<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        lease: Lease,
+        hdr: &LnetHdr,
+    ) -> Option<Hop> {
         let target = ProcessId { nid: hdr.dest_nid, pid: hdr.dest_pid };
         let (from, src) = (self.nid_of(lease.ni), hdr.src_nid);
+        let recent = self.recent_hop(lease.ni, target);
+        if let Some(hop) = recent.filter(|h| goes_on(from, self.nid_of(h.ni), src)) {
+            return Some(hop);
+        }
         let why = match self.way_on(lnds, target, |to| goes_on(from, to, src)) {
-            Ok(Way::Peer(hop)) if goes_on(from, self.nid_of(hop.ni), src) => {
-                let msg = Msg {
-                    strange: true,
-                    passed: true,
-                    forwarded: true,
-                    ..Msg::lnet(hdr, payload, TxDone::Forward(lease))
-                };
-                return self.forward_by(cx, lnds, hop, msg);
-            }
+            Ok(Way::Peer(hop)) if goes_on(from, self.nid_of(hop.ni), src) => return Some(hop),
             Ok(_) => Stays::Loop,
             Err(_) => Stays::NoRoute,
         };
-        self.stays(cx, (lease.ni, None), why, &hdr);
+        self.stays(cx, (lease.ni, None), why, hdr);
         self.homeward.push_back(lease);
+        None
     }
 
-    fn forward_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, msg: Msg) {
+    /// The next hop of the message before that came by that NI, where this one is for it, too: no table is asked.
+    #[inline]
+    fn recent_hop(&self, from: NiId, target: ProcessId) -> Option<Hop> {
+        let key = self.recent_hops.get(from.index()).copied().flatten()?;
+        let p = self.peers.get(key).filter(|p| p.id == target)?;
+        let there = self.nis.get(p.ni.index()).is_some_and(|n| !n.gone);
+        let direct = there && !self.routes.lead_to(target.nid.net());
+        direct.then_some(Hop { ni: p.ni, via: target, known: Some(key), rail: false, only: true })
+    }
+
+    /// Sends a message to its next hop, at the home of that.
+    pub(super) fn forward_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop, msg: Msg) {
         let home = hop.home(cx);
         if home == cx.cfg.shards.me {
             return self.forwarded(cx, lnds, (hop.ni, hop.via), hop.known, msg);
@@ -236,7 +280,14 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
-        let peer = match known.or_else(|| lnd.find(via)) {
+        let found = known.or_else(|| lnd.find(via));
+        if known.is_none()
+            && let TxDone::Forward(lease) = &msg.done
+            && let Some(recent) = self.recent_hops.get_mut(lease.ni.index())
+        {
+            *recent = found;
+        }
+        let peer = match found {
             None if !self.routes.is_gateway(via.nid) => self.named_peer(cx, lnd, via),
             known => self.target_peer(cx, lnd, via, known),
         };

@@ -11,7 +11,7 @@ use super::aliases::Aliases;
 use super::causes::{BEST, Cause, Causes};
 use super::remote::Body;
 use crate::lnd::config::SEC;
-use crate::lnd::{Cx, LnetError, NiId};
+use crate::lnd::{Cx, LnetError, NIS_MAX, NiId};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::Nid;
@@ -72,6 +72,7 @@ impl Lnet {
     #[cold]
     pub(super) fn rails_changed(&mut self) {
         self.recent = None;
+        self.recent_hops = [None; NIS_MAX];
         self.rails.forget();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
 //! ask for, `hop` chooses its way, by `routes` where no NI leads there, `credits` sends it when there is room, `parse` finds out where
-//! a message's payload goes, `answer` sends ACKs and REPLYs, `forward` passes on what is for other nodes, `remote` asks other shards,
+//! a message's payload goes, `answer` sends ACKs and REPLYs, `forward` passes on what is for other nodes, `cut` before it is whole, `remote` asks other shards,
 //! `upper` is what LNDs call.
 
 pub(crate) mod aliases;
@@ -14,6 +14,7 @@ mod claims;
 mod class;
 mod command;
 mod credits;
+mod cut;
 mod discovery;
 mod drops;
 mod elsewhere;
@@ -64,6 +65,7 @@ use self::buffers::Buffers;
 pub use self::buffers::BuffersView;
 pub use self::causes::{BEST, Cause, Causes, NiHealth};
 pub use self::class::BufferClass;
+use self::cut::Cuts;
 use self::discovery::Discovery;
 use self::drops::Drops;
 pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
@@ -92,7 +94,7 @@ use self::routes::Routes;
 use self::routing::Routing;
 pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
-use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload, Sink, Ticket, Tx, pop};
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NIS_MAX, NiId, Payload, Sink, Ticket, Tx, pop};
 use crate::stream::ShardId;
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{LnetHdr, Nid, ProcessId};
@@ -136,6 +138,8 @@ pub(crate) enum Delivery {
     Object(u64),
     /// Another node's, which is passed on.
     Forward(Lease),
+    /// Another node's that may leave before it is whole, by its name.
+    Cut(u64),
     /// The REPLY to an operation of another shard's, by its wire handle.
     Elsewhere(u64),
 }
@@ -221,6 +225,8 @@ pub(crate) struct Lnet {
     pub(crate) peers: Slab<Peer>,
     /// The last target: saves a look-up for most operations, and that table hashes its keys with care.
     recent: Option<Key>,
+    /// The same of messages that are passed on, by the NI that they came by.
+    recent_hops: [Option<Key>; NIS_MAX],
     pub(crate) ops: Ops,
     pub(crate) portals: Portals,
     /// Messages of this node to itself that wait for a match entry's sink.
@@ -259,8 +265,9 @@ pub(crate) struct Lnet {
     faults: Option<Box<Faults>>,
     routing: Routing,
     buffers: Buffers,
-    /// Messages of other nodes that are here whole.
+    /// Messages of other nodes that are here whole, and parts of those that are not.
     passing: VecDeque<Passing>,
+    cuts: Cuts,
     /// Router buffers on their way home.
     homeward: VecDeque<Lease>,
     /// Boxes for messages that go to another shard.
@@ -289,6 +296,7 @@ impl Lnet {
         let mut lnet = Lnet {
             peers: Slab::new(),
             recent: None,
+            recent_hops: [None; NIS_MAX],
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards), cfg.nis.len()),
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
@@ -316,6 +324,7 @@ impl Lnet {
             routing,
             buffers: Buffers::default(),
             passing: VecDeque::new(),
+            cuts: Cuts::new(cfg),
             homeward: VecDeque::new(),
             spare: Vec::new(),
             events: Events::default(),

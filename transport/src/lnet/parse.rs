@@ -241,6 +241,7 @@ impl Lnet {
         match delivery {
             Delivery::Nothing | Delivery::Push(_) | Delivery::Object(_) => {}
             Delivery::Forward(lease) => self.forward_here(cx, lease, stored, hdr),
+            Delivery::Cut(cut) => self.cut_here(cx, peer, cut, stored, hdr),
             Delivery::Put(grant) => {
                 if let Some(peer) = peer.filter(|_| grant.ack && status.is_ok()) {
                     self.send_ack(cx, lnd, (peer, hdr), grant.mlength);

@@ -8,7 +8,7 @@ use super::hop::{Hop, Way};
 use super::ops::OpRec;
 use super::routes::Said;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};
-use crate::lnd::{AppId, Data, Dest, LnetError, NiId, Sink, Stored, Ticket};
+use crate::lnd::{AppId, Data, Dest, LnetError, NiId, Pieces, Sink, Stored, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, Nid, ProcessId, WireHandle};
@@ -67,6 +67,12 @@ pub(crate) enum Body {
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
     /// To the home of a next hop: another node's message, by that NI. The box comes back some time.
     Forwarded(NiId, ProcessId, Box<Option<Msg>>),
+    /// To the home of a next hop: another node's message that is not whole, by its name.
+    CutBegins(u64, NiId, ProcessId, Box<Option<Msg>>),
+    /// There: a part of its payload.
+    CutPart(u64, Pieces),
+    /// There: the last part, or none, and it is not whole.
+    CutEnds(u64, Option<Pieces>),
     /// To the home of the peer that had sent it: the router buffer of such a message, and perhaps a box.
     Returned(Lease, Option<Box<Option<Msg>>>),
     /// To the shard that decides about routing: an order.

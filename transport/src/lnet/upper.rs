@@ -4,7 +4,7 @@ use super::causes::Cause;
 use super::peer::Peer;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Stored, Ticket, Upper};
+use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Pieces, Stored, Ticket, Upper};
 use crate::lnet::ops::OpRec;
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -17,6 +17,10 @@ impl Upper for Lnet {
     #[inline]
     fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         Lnet::parse(self, cx, lnd, msg);
+    }
+
+    fn part(&mut self, cx: &mut Cx, delivery: &mut Delivery, pieces: Pieces, hdr: &LnetHdr) {
+        self.part_here(cx, delivery, pieces, hdr);
     }
 
     #[inline]
@@ -136,7 +140,7 @@ impl Upper for Lnet {
     fn concerns(&self, delivery: &Delivery) -> Result<Option<Bucket>, Nobody> {
         match delivery {
             Delivery::Nothing | Delivery::Push(_) => Err(Nobody),
-            Delivery::Put(_) | Delivery::Forward(_) | Delivery::Elsewhere(_) => Ok(None),
+            Delivery::Put(_) | Delivery::Forward(_) | Delivery::Cut(_) | Delivery::Elsewhere(_) => Ok(None),
             Delivery::Reply(op) => self.ops.get(*op).map(OpRec::bucket).ok_or(Nobody),
             Delivery::Object(object) => {
                 let op = self.ops.by_object(*object).and_then(|op| self.ops.get(op));

@@ -62,6 +62,10 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) pushed: u64,
     pub(super) acked: u64,
     pub(super) sent: u64,
+    /// Bytes pushed and not acknowledged beyond which messages wait: none while one leaves in parts.
+    pub(super) window: u64,
+    /// The message that leaves in parts.
+    pub(super) begun: Key,
     /// TCP must have made progress by then; meaningful while `pushed > acked`.
     pub(super) tx_deadline: u64,
     /// Lends pushed, oldest first; released ones leave from the front.
@@ -100,6 +104,8 @@ impl<U: Upper> Conn<U> {
             pushed: 0,
             acked: 0,
             sent: 0,
+            window: 0,
+            begun: Key::NOWHERE,
             tx_deadline: u64::MAX,
             lends: VecDeque::new(),
             up_at: 0,
@@ -127,7 +133,7 @@ impl<U: Upper> Conn<U> {
     /// and a RST would make the peer lose them; pages on the way are wanted back at once. Messages in copy jobs have come whole.
     pub(super) fn quiet(&self) -> bool {
         let delivered = self.pushed == self.acked || self.lends.is_empty();
-        self.txq.is_empty() && delivered && self.rx.at_boundary()
+        self.txq.is_empty() && delivered && self.rx.at_boundary() && self.begun == Key::NOWHERE
     }
 
     /// TCP has acknowledged a part of what was `out` on the stream: gives what is not charged for answers any more, in bytes.

@@ -2,10 +2,11 @@
 
 use super::Socklnd;
 use crate::lnd::budget::{Cause, NOBODY, QUEUE};
-use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Placement, Ticket, Tx, Upper, Way};
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Pieces, Placement, Ticket, Tx, Upper, Way};
 use crate::stream::slab::Key;
-use crate::wire::ProcessId;
+use crate::wire::{LnetHdr, ProcessId, Version};
 
+use super::begun::{DRAINED, Parts};
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {
@@ -35,6 +36,36 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         mlength: u32,
     ) {
         self.begin(up, cx, conn, placement, delivery, mlength);
+    }
+
+    fn in_parts(&mut self, conn: Key, least: u32) {
+        if let Some(c) = self.conns.get_mut(conn) {
+            c.rx.parts = Parts::asked(c.rx.ticket, least);
+        }
+    }
+
+    fn begin(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Way) -> Key {
+        self.begin_leaving(up, cx, peer, tx, way)
+    }
+
+    fn is_drained(&self, way: Way) -> bool {
+        self.conns.get(way.conn).is_some_and(|c| c.pushed - c.acked <= DRAINED)
+    }
+
+    fn sums(&self, cx: &Cx, way: Way) -> bool {
+        cx.cfg.enable_csum && self.conns.get(way.conn).is_some_and(|c| c.version == Version::V2)
+    }
+
+    fn carries(&self, way: Way, hdr: &LnetHdr) -> bool {
+        self.conns.get(way.conn).is_some_and(|c| c.version == Version::V4 || hdr.fits_nid4())
+    }
+
+    fn more(&mut self, up: &mut U, cx: &mut Cx, begun: Key, pieces: Pieces, last: bool) {
+        self.leave_on(up, cx, begun, pieces, last);
+    }
+
+    fn break_off(&mut self, up: &mut U, cx: &mut Cx, begun: Key) -> bool {
+        self.break_off_begun(up, cx, begun)
     }
 
     #[inline]

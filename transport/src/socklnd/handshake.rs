@@ -398,7 +398,7 @@ impl<U: Upper> Socklnd<U> {
         cx.counters.conns_up += 1;
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
-        c.up_at = now;
+        (c.up_at, c.window) = (now, cx.cfg.tx_window);
         let Some(peer_key) = c.peer else { return };
         let Some(peer) = self.peers.get_mut(peer_key) else { return };
         peer.conns.push(key);

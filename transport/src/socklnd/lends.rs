@@ -22,6 +22,8 @@ pub(super) struct LendRec<T> {
     pub(super) shares: bool,
     /// Lendings that a REPLY takes, which its peer is charged for; 0 for an operation of our own.
     pub(super) pieces: u32,
+    /// The message of which this is a part, or [`Key::NOWHERE`].
+    pub(super) whole: Key,
 }
 
 impl<U: Upper> Socklnd<U> {
@@ -32,6 +34,9 @@ impl<U: Upper> Socklnd<U> {
         else {
             return;
         };
+        if rec.whole != Key::NOWHERE {
+            return self.part_home(up, cx, rec.whole, rec.failed);
+        }
         if rec.pieces > 0 {
             self.answer_home(cx, rec.peer);
         }

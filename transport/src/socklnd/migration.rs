@@ -76,7 +76,8 @@ fn take<T>(slab: &mut Slab<T>, of: &[Key]) -> Vec<(Key, T)> {
 
 impl<U: Upper> Socklnd<U> {
     /// Whether a bucket can be moved as a whole. Not while it shares something with another one: a peer whose NID is
-    /// not the address that it comes from, or a REPLY that came over another peer's connection.
+    /// not the address that it comes from, or a REPLY that came over another peer's connection. Nor while a message of it comes
+    /// or leaves in parts.
     pub(crate) fn may_migrate(&self, up: &U, b: Bucket) -> bool {
         let at = |c: &Key| self.conns.get(*c).map(|c| c.bucket);
         let peers = keys(&self.peers).all(|(_, p)| {
@@ -96,7 +97,9 @@ impl<U: Upper> Socklnd<U> {
             Ok(Some(o)) => (o == b) == (c.bucket == b),
             _ => true,
         });
-        self.copy_jobs.movable() && peers && lends && replies
+        let coming = keys(&self.conns).all(|(_, c)| c.bucket != b || !c.rx.comes_in_parts());
+        let begun = keys(&self.begun).all(|(_, o)| self.peers.get(o.peer).is_none_or(|p| p.bucket != b));
+        self.copy_jobs.movable() && peers && lends && replies && coming && begun
     }
 
     /// Packs a bucket.

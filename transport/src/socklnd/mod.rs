@@ -5,6 +5,7 @@
 //! rules and tables (docs/machines.md shows them side by side); `handshake`, `receive`, `send`, `sets`, `held` and
 //! `timers` are the methods that apply them.
 
+mod begun;
 mod carrier;
 mod choose;
 mod conn;
@@ -32,6 +33,7 @@ mod zc;
 
 use std::collections::{HashMap, VecDeque};
 
+use self::begun::Begun;
 pub(crate) use self::conn::Conn;
 pub(crate) use self::copy_jobs::CopyJob;
 use self::copy_jobs::CopyJobs;
@@ -68,6 +70,8 @@ pub(crate) struct Socklnd<U: Upper> {
     dials: OwnMap<DialId, Key>,
     next_dial: u64,
     lends: Slab<LendRec<U::Token>>,
+    /// Messages that leave in parts.
+    begun: Slab<Begun<U::Token>>,
     /// Lends that came with a peer that moved here.
     migrated_lends: OwnMap<LendId, Key>,
     copy_jobs: CopyJobs<U::Delivery>,
@@ -130,6 +134,7 @@ impl<U: Upper> Socklnd<U> {
             dials: OwnMap::default(),
             next_dial: u64::from(me.0),
             lends: Slab::new(),
+            begun: Slab::new(),
             migrated_lends: OwnMap::default(),
             copy_jobs: CopyJobs::new(),
             jobs: VecDeque::new(),

@@ -131,9 +131,8 @@ impl<U: Upper> Socklnd<U> {
         if c.rx.at_boundary() {
             c.rx.deadline = None;
         } else if c.rx.state != RxState::ParseWait {
-            let deadline = now + cx.cfg.timeout();
-            c.rx.deadline = Some(deadline);
-            self.conn_by(cx, key, deadline);
+            self.part_came(up, cx, key);
+            self.more_by(cx, key);
         }
         if more {
             // The rest waits for the next turn of the runtime.
@@ -536,16 +535,22 @@ impl<U: Upper> Socklnd<U> {
 
     /// Asks for bytes again, if the connection takes them.
     pub(super) fn read_again(&mut self, cx: &mut Cx, key: Key) {
-        let deadline = cx.now + cx.cfg.timeout();
-        let Some(c) = self.conns.get_mut(key) else { return };
+        let Some(c) = self.conns.get(key) else { return };
         if !c.up() || c.rx.state == RxState::ParseWait {
             return;
         }
         let id = c.id;
         if !c.rx.at_boundary() {
-            c.rx.deadline = Some(deadline);
-            self.conn_by(cx, key, deadline);
+            self.more_by(cx, key);
         }
         cx.act(Action::Read(id));
+    }
+
+    /// The rest of a message goes on arriving by then.
+    fn more_by(&mut self, cx: &mut Cx, key: Key) {
+        let Some(c) = self.conns.get_mut(key) else { return };
+        let deadline = c.rx.parts.due(c.rx.ticket).min(cx.now + cx.cfg.timeout());
+        c.rx.deadline = Some(deadline);
+        self.conn_by(cx, key, deadline);
     }
 }

@@ -21,6 +21,7 @@
 use arrayvec::ArrayVec;
 use fsm::Fsm;
 
+use super::begun::Parts;
 use crate::lnd::Placement;
 use crate::wire::ksock::Checksum;
 use crate::wire::{KsockHdr, LnetHdr, Version, lnet};
@@ -114,6 +115,8 @@ pub(super) struct Rx<D> {
     pub(super) deadline: Option<u64>,
     /// Ticket of the match request to another shard, so that a late reply finds its message or none.
     pub(super) ticket: u64,
+    /// The parts of a message that goes on before it is whole.
+    pub(super) parts: Parts,
 }
 
 impl<D: Default> Rx<D> {
@@ -132,12 +135,18 @@ impl<D: Default> Rx<D> {
             wait: WaitFor::Nothing,
             deadline: None,
             ticket: 0,
+            parts: Parts::default(),
         }
     }
 
     /// Whether the stream stands between two messages.
     pub(super) fn at_boundary(&self) -> bool {
         self.state == start(self.version) && self.buf.is_empty()
+    }
+
+    /// Whether it is in the middle of a message of which a part was given up.
+    pub(super) fn comes_in_parts(&self) -> bool {
+        self.state == RxState::LnetPayload && self.parts.begun(self.ticket)
     }
 
     /// Whether a message that has come whole, since it has no payload, waits for answers to be read or for its buffer.

@@ -86,7 +86,9 @@ impl<U: Upper> Socklnd<U> {
             self.maybe_dial(cx, peer);
         }
         let version = version.unwrap_or_else(|| self.version_of(cx, peer));
-        let bulk = tx.nob(version) >= u64::from(cx.cfg.min_bulk);
+        // By what its header promises: not all of it need be here.
+        let payload = tx.hdr.as_ref().map_or(0, |h| h.payload_len);
+        let bulk = version.hdr_len() as u64 + u64::from(payload) >= u64::from(cx.cfg.min_bulk);
         let p = self.peers.get(peer)?;
         let ([small, large], sets) = p.usual;
         let usual = match bulk {
@@ -94,7 +96,7 @@ impl<U: Upper> Socklnd<U> {
             true => large,
             false => small,
         };
-        let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < cx.cfg.tx_window;
+        let room = |c: &Conn<U>| c.txq.is_empty() && c.pushed - c.acked < c.window;
         if let Some(c) = self.conns.get(usual) {
             return Some(Way { conn: usual, clear: room(c) });
         }
@@ -224,7 +226,7 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn pump(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         loop {
             let Some(c) = self.conns.get_mut(key) else { return };
-            if !c.up() || c.pushed - c.acked >= cx.cfg.tx_window {
+            if !c.up() || c.pushed - c.acked >= c.window {
                 return;
             }
             let Some(mut tx) = c.txq.pop() else { return };
@@ -234,7 +236,7 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// Puts a message on a stream, taking it out of its place.
-    fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, tx: &mut Tx<U::Token>) {
+    pub(super) fn push(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, tx: &mut Tx<U::Token>) {
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
         let version = c.version;
@@ -369,6 +371,7 @@ impl<U: Upper> Socklnd<U> {
         (payload, end): (u64, u64),
     ) -> (LendId, bool) {
         let (me, number) = (cx.cfg.shards.me, self.ni.0);
+        let whole = if tx.begins { self.begun_leaving((key, peer), tx, payload) } else { Key::NOWHERE };
         let (done, shares) = (std::mem::take(&mut tx.done), tx.shares());
         let pieces = if tx.answer { pieces } else { 0 };
         let (held, failed) = (false, None);
@@ -382,10 +385,13 @@ impl<U: Upper> Socklnd<U> {
             failed,
             shares,
             pieces,
+            whole,
         });
         let mut hold = false;
+        // By what its header promises, of a message that is not whole.
+        let promised = if tx.begins { tx.hdr.as_ref().map_or(0, |h| h.payload_len.into()) } else { payload };
         // A zero-copy ACK is asked for only if the peer has a connection for it (socklnd.md §6.2, §6.3).
-        if payload >= u64::from(cx.cfg.zc_min_payload)
+        if promised >= u64::from(cx.cfg.zc_min_payload)
             && version.may_ask_zc(self.has_bulk_out(peer), &cx.cfg)
             && let Some(p) = self.peers.get_mut(peer)
         {
@@ -398,13 +404,18 @@ impl<U: Upper> Socklnd<U> {
                 rec.held = true;
             }
         }
-        if let Some(c) = self.conns.get_mut(key) {
+        self.note_lend(key, k);
+        (name(k), hold)
+    }
+
+    /// A connection has one more loan.
+    pub(super) fn note_lend(&mut self, conn: Key, lend: Key) {
+        if let Some(c) = self.conns.get_mut(conn) {
             while c.lends.front().is_some_and(|l| self.lends.get(*l).is_none()) {
                 c.lends.pop_front();
             }
-            c.lends.push_back(k);
+            c.lends.push_back(lend);
         }
-        (name(k), hold)
     }
 
     fn has_bulk_out(&self, peer: Key) -> bool {

@@ -348,6 +348,7 @@ impl<U: Upper> Socklnd<U> {
         self.unstall(cx, peer, key);
         let Some(c) = self.conns.get_mut(key) else { return };
         let (id, acked) = (c.id, c.acked);
+        let begun = std::mem::replace(&mut c.begun, Key::NOWHERE);
         for lend in std::mem::take(&mut c.lends) {
             let Some(rec) = self.lends.get_mut(lend) else { continue };
             if rec.held || rec.end > acked {
@@ -359,6 +360,9 @@ impl<U: Upper> Socklnd<U> {
         }
         self.end_conn(cx, key, how);
         self.abandon_rx(up, cx, key, why);
+        if begun != Key::NOWHERE {
+            self.begun_fails(up, cx, begun, why);
+        }
         while let Some(tx) = self.conns.get_mut(key).and_then(|c| c.txq.pop()) {
             self.end_tx(up, cx, peer, tx, Err(why));
         }

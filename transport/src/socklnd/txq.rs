@@ -55,6 +55,7 @@ fn noop<T: Default>(cookie: u64) -> Tx<T> {
         passed: true,
         forwarded: false,
         routed: false,
+        begins: false,
     }
 }
 

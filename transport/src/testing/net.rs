@@ -142,6 +142,8 @@ pub struct Net {
     pub buffers: usize,
     /// The TCP of raw ends acknowledges what it gets.
     pub raw_acks: bool,
+    /// Time that a raw end needs to send 4 KiB, in ns; 0: whatever it says leaves at once.
+    pub raw_pace: u64,
     /// Bytes for an end that its machine has closed are acknowledged and dropped, as by our own TCP; else reset, as by a kernel's.
     pub discards: bool,
     /// Hand each receive buffer to the machine by itself.
@@ -205,6 +207,7 @@ impl Net {
             chunk: 1448,
             buffers: 1 << 16,
             raw_acks: true,
+            raw_pace: 0,
             discards: false,
             piecemeal: false,
             window: u64::MAX / 4,

@@ -1,5 +1,6 @@
 //! Routers of ours between two networks of model kernels (`transport::testing::kernel::across`): one to three of them, of one to
-//! three shards, with as little as one buffer of a class; versions mixed, homes that move, routers and links that go and come.
+//! three shards, with as little as one buffer of a class; versions mixed, homes that move, routers and links that go and come. In
+//! half of the worlds long messages leave before they are whole, and break off in the middle.
 //!
 //! At any time: no message comes twice, each is what was said, header and payload; no shard holds more buffers than it has. At
 //! the end: all buffers, lends and receive buffers are home, and everybody reaches everybody by every router that lives. In
@@ -77,9 +78,15 @@ impl World {
         net.latency = r.pick(&[20_000, 200_000, 3_000_000]);
         net.discards = r.chance(50);
         net.record = true;
+        // Where messages may leave before they are whole, they take their time to come.
+        let cuts = r.chance(50);
+        if cuts {
+            net.raw_pace = r.pick(&[1_000, 20_000, 200_000]);
+        }
         let copies = r.chance(20);
         if copies {
-            net.buffers = 3000;
+            // What takes its time takes buffers meanwhile.
+            net.buffers = if cuts { 8000 } else { 3000 };
         }
         let calm = r.chance(50);
         let verbose = std::env::var("TRACE").is_ok();
@@ -98,6 +105,7 @@ impl World {
             cfg.routing.buffers = [few(r), few(r), few(r)];
             cfg.routing.peer_credits = r.pick(&[0, 1, 4]);
             cfg.routing.forwarding = true;
+            cfg.routing.cut_through = cuts && r.chance(80);
             let at = net.nodes.len();
             routers.push(Router { at, shards, cfg, life: 0, alive: false, most: [0; 3] });
             for me in 0..shards {
@@ -214,16 +222,41 @@ impl World {
         self.say_to(r, (from, router), to);
     }
 
-    fn say_to(&mut self, r: &mut Rng, (from, router): (Nid, usize), to: Nid) {
-        self.next += 1;
-        let tag = self.next;
-        let handle = WireHandle { interface: 1, object: tag };
-        let portal = 8 + (tag % 40) as u32;
+    /// Somebody says something long, and half way its link is cut, or the next hop's, or the router dies.
+    fn half_way(&mut self, r: &mut Rng) {
+        let n = r.below(self.routers.len() as u64) as usize;
+        if !self.routers[n].alive {
+            return;
+        }
+        let router = self.routers[n].at;
+        let side = r.below(2) as usize;
+        let (from, to) = (r.pick(&self.kernels[side]), r.pick(&self.kernels[1 - side]));
+        // Where receive buffers are few the world has no room for much on its way.
+        let len = if self.copies { 200_000 } else { 1 << 20 };
+        self.say_len(r, (from, router), to, len);
+        let all = self.net.raw_pace * (len as u64 >> 12);
+        self.run(all / 8 + r.below(all) + 2 * self.net.latency);
+        match r.below(5) {
+            0 => self.end(n, r.chance(60)),
+            1 => self.across.cut(&mut self.net, to, router, Cut::Reset),
+            _ => self.across.cut(&mut self.net, from, router, r.pick(&[Cut::Reset, Cut::Fin])),
+        }
+    }
+
+    fn say_to(&mut self, r: &mut Rng, way: (Nid, usize), to: Nid) {
         let len = match r.below(30) {
             0 => 1 << 20,
             1..=8 => r.pick(&[4096, 4097, 16_383, 16_384, 40_000, 200_000]),
             _ => r.pick(&[0, 1, 48, 160, 161, 1000, 4000]),
         };
+        self.say_len(r, way, to, len);
+    }
+
+    fn say_len(&mut self, r: &mut Rng, (from, router): (Nid, usize), to: Nid, len: usize) {
+        self.next += 1;
+        let tag = self.next;
+        let handle = WireHandle { interface: 1, object: tag };
+        let portal = 8 + (tag % 40) as u32;
         let (body, len) = match r.below(6) {
             0 => {
                 let get = LnetBody::Get { handle, match_bits: tag, portal, src_offset: 0, sink_length: 9 };
@@ -287,7 +320,13 @@ impl World {
                 for (side, other) in [(0, 1), (1, 0)] {
                     for from in self.kernels[side].clone() {
                         for to in self.kernels[other].clone() {
-                            self.say_to(r, (from, router), to);
+                            if self.calm || round == 3 {
+                                self.say_to(r, (from, router), to);
+                                continue;
+                            }
+                            // On each kind of connection, so that whoever lost one finds out.
+                            self.say_len(r, (from, router), to, 0);
+                            self.say_len(r, (from, router), to, 4000);
                         }
                     }
                 }
@@ -350,6 +389,8 @@ struct Totals {
     moved: AtomicU64,
     copied: AtomicU64,
     lost: AtomicU64,
+    cut: AtomicU64,
+    aborted: AtomicU64,
 }
 
 impl Totals {
@@ -364,18 +405,21 @@ impl Totals {
         add(&self.moved, w.moved);
         add(&self.copied, all(&|c| c.forward_copied_bytes));
         add(&self.lost, w.said.values().filter(|s| !s.heard).count() as u64);
+        add(&self.cut, all(&|c| c.forward_cut_msgs));
+        add(&self.aborted, all(&|c| c.forward_cut_aborted));
     }
 
-    fn each(&self) -> [u64; 6] {
-        [&self.arrived, &self.waits, &self.deaths, &self.moved, &self.copied, &self.lost]
-            .map(|n| n.load(Ordering::Relaxed))
+    fn each(&self) -> [u64; 8] {
+        let Totals { arrived, waits, deaths, moved, copied, lost, cut, aborted } = self;
+        [arrived, waits, deaths, moved, copied, lost, cut, aborted].map(|n| n.load(Ordering::Relaxed))
     }
 
     fn line(&self) -> String {
-        let [arrived, waits, deaths, moved, copied, lost] = self.each();
+        let [arrived, waits, deaths, moved, copied, lost, cut, aborted] = self.each();
         format!(
             "{arrived} messages came across, {lost} were lost with routers and links; {waits} waits for buffers; {deaths} routers \
-             died; {moved} homes moved; {copied} bytes copied where receive buffers were few"
+             died; {moved} homes moved; {copied} bytes copied where receive buffers were few; {cut} began to leave before they were \
+             whole, {aborted} of them broke off"
         )
     }
 }
@@ -402,6 +446,7 @@ fn run(seed: u64, totals: &Totals) {
                 w.across.cut(&mut w.net, nid, router, how);
             }
             2..=4 => w.move_home(&mut r),
+            14 if !w.calm && w.net.raw_pace > 0 => w.half_way(&mut r),
             5 => {
                 let n = r.below(w.routers.len() as u64) as usize;
                 let many = r.pick(&[1, 2, 5, 100]);
@@ -429,7 +474,7 @@ fn run(seed: u64, totals: &Totals) {
 fn every_message_across_comes_once_and_whole() {
     let totals = Totals::default();
     play("sim_routers::every", 0..SEEDS, |seed| run(seed, &totals));
-    judge(totals.each(), [1000, 100, 10, 20, 2000, 10], &totals.line());
+    judge(totals.each(), [1000, 100, 10, 20, 2000, 10, 100, 5], &totals.line());
 }
 
 /// Seeds that `make test` does not reach.

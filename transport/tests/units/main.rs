@@ -7,6 +7,7 @@ mod builder;
 mod captures;
 mod claims;
 mod copy_jobs;
+mod cut;
 mod dialling;
 mod discovery;
 mod examples;

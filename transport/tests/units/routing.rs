@@ -40,7 +40,7 @@ pub(crate) fn config() -> Config {
 pub(crate) struct World {
     pub(crate) net: Net,
     pub(crate) across: Across,
-    shards: usize,
+    pub(crate) shards: usize,
     next: u64,
 }
 
@@ -163,7 +163,7 @@ pub(crate) fn header(from: Nid, to: Nid, body: LnetBody, len: usize) -> LnetHdr 
 }
 
 /// Each kind of message, both ways.
-fn everything_across(w: &mut World) {
+pub(crate) fn everything_across(w: &mut World) {
     let (from, to) = (a(2), b(3));
     for (from, to) in [(from, to), (to, from)] {
         let mut wanted = Vec::new();
@@ -213,8 +213,12 @@ fn each_kind_of_message_is_passed_on_as_it_is() {
 #[test]
 fn what_the_next_hop_has_no_form_for_stays() {
     for shards in [1, 2] {
-        for version in [Version::V3, Version::V2, Version::V1] {
-            let mut w = World::of(&config(), shards);
+        for (version, cut) in
+            [(Version::V3, false), (Version::V3, true), (Version::V2, true), (Version::V1, false)]
+        {
+            let mut cfg = config();
+            cfg.routing.cut_through = cut;
+            let mut w = World::of(&cfg, shards);
             w.add(a(2), Version::V4);
             w.add(b(3), version);
             w.enable();

@@ -344,6 +344,13 @@ pub fn settle(cfg: &mut Config) -> Vec<String> {
                 .into(),
         );
     }
+    if cfg.routing.cut_through && !cfg.routing.forwarding {
+        said.push(
+            "cut_through=1 without forwarding=enabled: nothing is passed on until this node is ordered to (pollnd lnetctl set \
+             routing 1)"
+                .into(),
+        );
+    }
     if cfg.tcp.tos.is_some() && cfg.tcp.mark().is_none() {
         said.push(
             "tos is applied only where TCP's keep-alive is enabled: keepalive_idle, _count, _intvl".into(),
@@ -493,6 +500,7 @@ mod tests {
         avoid_asym_router_failure        1  lnet     rw  0 to 1 (flag)
         lnet_drop_asym_route             0  lnet     rw  0 to 1 (flag)
         zc_v2                            0  pollnd   ro  0 to 1 (flag)
+        cut_through                      0  pollnd   rw  0 to 1 (flag)
         v1_on_reset                      0  pollnd   ro  0 to 1 (flag)
         unprivileged_v6                  0  pollnd   ro  0 to 1 (flag)
         ");
@@ -609,6 +617,11 @@ mod tests {
         assert_eq!((c.peer_credits, said.len()), (256, 3), "{said:?}");
         set(&mut c, "protocol", "2").unwrap();
         assert!(!settle(&mut c).iter().any(|s| s.contains("typed_conns")));
+        let routes = |c: &mut Config| !settle(c).iter().any(|s| s.contains("without forwarding"));
+        set(&mut c, "cut_through", "1").unwrap();
+        assert!(!routes(&mut c));
+        set(&mut c, "forwarding", "enabled").unwrap();
+        assert!(routes(&mut c));
     }
 
     #[test]

@@ -485,6 +485,13 @@ pub static ALL: &[Tunable] = &[
         Number(0..=1, |c| flag(c.zc_v2), |c, v| c.zc_v2 = v != 0),
     ),
     own(
+        "cut_through",
+        FLAG,
+        "long messages for other nodes begin to leave before they are whole",
+        Number(0..=1, |c| flag(c.routing.cut_through), |c, v| c.routing.cut_through = v != 0),
+    )
+    .rw(),
+    own(
         "v1_on_reset",
         FLAG,
         "take a peer that resets our HELLO for one of version 1",

@@ -20,7 +20,7 @@ fn status(e: LnetError) -> i32 {
     match e {
         LnetError::Unreachable => errno::EHOSTUNREACH,
         LnetError::Refused => errno::ECONNREFUSED,
-        LnetError::ConnLost => errno::ECONNRESET,
+        LnetError::ConnLost | LnetError::BrokenOff => errno::ECONNRESET,
         LnetError::TimedOut => errno::ETIMEDOUT,
         LnetError::TooLong => errno::EMSGSIZE,
         LnetError::Malformed => errno::EPROTO,

@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{Ev, Net};
 
+/// Bytes that a raw end sends at once where it has a pace.
+const RAW_SEGMENT: usize = 4 << 10;
+
 impl Net {
     /// Sends raw bytes to `node` over a new connection from `from`; gives the connection's number.
     pub fn raw_connect(&mut self, from: SocketAddr, node: usize) -> usize {
@@ -55,8 +58,23 @@ impl Net {
         if self.record {
             self.links[link][1 - end].record.extend_from_slice(bytes);
         }
-        let delay = self.travel(link, end, 0);
-        self.at(delay, Ev::Data(link, end, bytes.to_vec()));
+        if self.raw_pace == 0 {
+            let delay = self.travel(link, end, 0);
+            return self.at(delay, Ev::Data(link, end, bytes.to_vec()));
+        }
+        for part in bytes.chunks(RAW_SEGMENT) {
+            // What is short comes when it would come without a pace, and what follows behind it.
+            let delay = self.travel_behind(link, end);
+            self.at(delay, Ev::Data(link, end, part.to_vec()));
+            let e = &mut self.links[link][1 - end];
+            e.leaves = e.leaves.max(self.now) + self.raw_pace * part.len() as u64 / RAW_SEGMENT as u64;
+        }
+    }
+
+    /// Time that what a raw end sends now takes to the machine's `end`, behind all that it has sent, in ns.
+    fn travel_behind(&mut self, link: usize, end: usize) -> u64 {
+        let left = self.links[link][1 - end].leaves.saturating_sub(self.now);
+        self.travel(link, end, left)
     }
 
     /// The TCP of the raw side acknowledges all that it was sent so far.
@@ -70,7 +88,7 @@ impl Net {
     /// Ends the raw side of a connection with FIN.
     pub fn raw_fin(&mut self, link: usize) {
         let end = self.machine_end(link);
-        let delay = self.travel(link, end, 0);
+        let delay = self.travel_behind(link, end);
         self.at(delay, Ev::Fin(link, end));
     }
 
