@@ -107,6 +107,8 @@ pub(crate) fn thread<T: Send + 'static>(
     builder::thread(what, f).map_err(|e| e.to_string())
 }
 
+/// So many peers are not worth a warning.
+const FEW_PEERS: u64 = 1024;
 /// Files of a node's own, in which there is some room for its dials, and for who asks it over its control socket.
 const OWN: u64 = 64;
 
@@ -116,11 +118,17 @@ pub(crate) fn descriptors(config: &mut Config, serves: bool) {
     let soft = raise();
     config.max_conns = soft.map_or(usize::MAX, for_conns);
     if let Some((have, peers)) = soft.filter(|_| serves).and_then(|n| short(n, config)) {
-        tracing::warn!(
+        let told = format!(
             "{have} descriptors are allowed (RLIMIT_NOFILE): enough for the connections of {peers} peers, and max_peers is {}; \
              further ones wait until others leave. Raise it: ulimit -Hn, or LimitNOFILE= of the service",
             config.max_peers
         );
+        // Few machines have more peers, and most allow some ten thousand descriptors.
+        if peers < FEW_PEERS {
+            tracing::warn!("{told}");
+        } else {
+            tracing::info!("{told}");
+        }
     }
 }
 

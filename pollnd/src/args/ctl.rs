@@ -100,7 +100,7 @@ pub(crate) enum CtlVerb {
 /// Level of detail.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Detail {
-    /// Shows more: statistics and settings; with 2 messages by type and health, with 4 all.
+    /// Shows more: states, settings and statistics; of nets and peers with 2 messages by type and health, with 4 all.
     #[arg(long, short, value_name = "LEVEL", num_args = 0..=1, default_missing_value = "1", value_parser = number::<u8>(0..=255))]
     pub(crate) verbose: Option<u8>,
 }

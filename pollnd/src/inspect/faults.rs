@@ -245,7 +245,8 @@ pub(crate) fn run(kind: &FaultKind, node: Option<&str>) -> Result<(), Failed> {
             let text = lines.collect::<String>() + &format!("found total {}\n", rows.len());
             out::text(text).map_err(Failed::Node)
         }
-        FaultVerb::Del(_) => match client.one(&request).map_err(Failed::Node)?["end"].as_u64() {
+        FaultVerb::Del(d) => match client.one(&request).map_err(Failed::Node)?["end"].as_u64() {
+            Some(0) if d.all => Err(Failed::None(format!("there are no {kind} rules"))),
             Some(0) => {
                 let shows = format!("`pollnd fault {kind} list` shows them");
                 Err(Failed::None(format!("no {kind} rule is between these: {shows}")))

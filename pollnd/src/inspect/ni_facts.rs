@@ -11,11 +11,16 @@ use crate::{iface, networks};
 pub(super) fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
     if networks::on_port(a) {
         let ports = networks::ports(a).ok()?;
-        return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| p.device.to_owned());
+        return ports.iter().find(|p| p.nids.contains(&nid)).map(|p| device_name(p.device));
     }
     let ip = nid.ip()?;
     // Every address of that network is the loopback's.
     iface::owner(ip).map(|(name, _)| name).or_else(|| ip.is_loopback().then(|| "lo".into()))
+}
+
+/// The name that DPDK gives a port: a virtual device's without its arguments.
+fn device_name(device: &str) -> String {
+    device.split(',').next().unwrap_or(device).to_owned()
 }
 
 /// The value of a setting of `part`, by lnetctl's name; 0 for one that has no number.

@@ -195,6 +195,11 @@ pub enum NidParseError {
     /// The part before `@`.
     #[error("`{0}` is no IPv4 or IPv6 address; write a NID as ADDRESS@NETWORK, for example 10.0.0.1@tcp")]
     Address(String),
+    /// Of `lo`, and not its only NID.
+    #[error(
+        "`{0}`: the only NID of lo is 0@lo; write an address of this machine's with its network, for example 10.0.0.1@tcp"
+    )]
+    Loopback(String),
     /// The part before `@` has a zone (`fe80::1%eth0`).
     #[error(
         "`{0}` names an interface, and a NID cannot: give an address without %, and not a link-local one (fe80::), for example fd00::1@tcp"
@@ -235,7 +240,7 @@ impl FromStr for Nid {
                 Ok(Nid::tcp(ip, num))
             }
             LND_LO if addr == "0" && num == 0 => Ok(Nid::LO),
-            LND_LO => Err(NidParseError::Address(addr.to_owned())),
+            LND_LO => Err(NidParseError::Loopback(s.to_owned())),
             _ => {
                 let ip: Ipv4Addr = addr.parse().map_err(|_| NidParseError::Address(addr.to_owned()))?;
                 let nid4 = u64::from(lnd) << 48 | u64::from(num) << 32 | u64::from(u32::from(ip));

@@ -304,6 +304,9 @@ pub fn find(name: &str) -> Result<&'static Tunable, TuneError> {
         Some(&kernel::Param { name, here: kernel::Here::PassedOver(why), .. }) => {
             TuneError::NoUse { name, why }
         }
+        Some(&kernel::Param { name, here: kernel::Here::Routes, .. }) => {
+            TuneError::NoUse { name, why: "--route, or a file of --options, says it" }
+        }
         _ => TuneError::Name(name.to_owned()),
     })
 }
@@ -561,6 +564,10 @@ mod tests {
         assert_eq!(
             say(&mut c, "networks", "tcp0(eth0)"),
             "networks: there is nothing to tune here, since --nid names the network and the address"
+        );
+        assert_eq!(
+            say(&mut c, "routes", "tcp1 10.0.0.1@tcp"),
+            "routes: there is nothing to tune here, since --route, or a file of --options, says it"
         );
         assert_eq!(c.zc_min_payload, 16_384);
         c.tcp_kind = TcpKind::Port;
