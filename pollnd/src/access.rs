@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use transport::node::inspect::Inspection;
-use transport::wire::Nid;
+use transport::lnet::routes::RouteView;
+use transport::wire::{NetId, Nid};
 
 use crate::args::{NodeArgs, Use, Via};
 use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
+use crate::running::Node;
 use crate::{limits, networks, out};
 
 /// Longest time of a node that has just been started until it is there.
@@ -85,17 +86,37 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     }
 }
 
-/// Waits until a route to `target` is up, where there are any, but no longer than so many seconds: they are down until their gateways
-/// have answered.
-pub(crate) fn await_route(node: &Inspection, target: Nid, seconds: f64) {
-    let end = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
+/// Interval of looks at routes.
+const LOOK: Duration = Duration::from_millis(5);
+/// Longest wait for all routes of a node whose targets are not known yet.
+const ROUTES: Duration = Duration::from_secs(5);
+
+/// Waits until `enough` of the node's routes are up, but no longer than so long: they are down until their gateways have answered.
+fn await_routes(node: &Node, time: Duration, enough: impl Fn(&[RouteView]) -> bool) {
+    let end = Instant::now() + time;
     while Instant::now() < end
-        && let Ok((_, routes)) = node.routes(None)
-        && routes.iter().any(|r| r.net == target.net())
-        && !routes.iter().any(|r| r.net == target.net() && r.up)
+        && !node.stopped()
+        && let Ok((_, routes)) = node.front().routes(None)
+        && !enough(&routes)
     {
-        dataplane::clock::pause(Duration::from_millis(5));
+        dataplane::clock::pause(LOOK);
     }
+}
+
+/// Whether one leads to the network, if any does.
+fn leads(routes: &[RouteView], net: NetId) -> bool {
+    routes.iter().any(|r| r.net == net && r.up) || !routes.iter().any(|r| r.net == net)
+}
+
+/// Waits until a route to `target` is up, where there are any, but no longer than so many seconds.
+pub(crate) fn await_route(node: &Node, target: Nid, seconds: f64) {
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    await_routes(node, time, |routes| leads(routes, target.net()));
+}
+
+/// Waits until each network that routes lead to is reached, but no longer than 5 s.
+pub(crate) fn await_all_routes(node: &Node) {
+    await_routes(node, ROUTES, |routes| routes.iter().all(|r| leads(routes, r.net)));
 }
 
 /// The NID of the address from which the kernel would send to `target`; `instead` are options for where there is none.

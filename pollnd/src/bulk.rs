@@ -142,7 +142,7 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
         Ok(n) => n,
         Err(e) => return (None, Err(e)),
     };
-    access::await_route(node.front(), a.target, a.timeout);
+    access::await_route(&node, a.target, a.timeout);
     let mut follow = Follow::new(job, ctl);
     let result = loop {
         match follow.step(node.stopped()) {

@@ -170,7 +170,7 @@ fn begin(a: &mut PingArgs) -> Result<Pinger, String> {
             let (handle, app) = rings(AppId::FIRST, DEPTH);
             let setup = Setup::new(Role::Dialler("ping"), claim);
             let node = assemble::start(&a.node, setup, Box::new(move |_| Ok(Box::new(app) as _)))?;
-            access::await_route(node.front(), a.target, a.timeout);
+            access::await_route(&node, a.target, a.timeout);
             Ok(Pinger::Own(Box::new(node), handle))
         }
     }

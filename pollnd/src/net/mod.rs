@@ -29,7 +29,7 @@ use self::sum::Sum;
 use crate::args::{NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, NodeArgs, XprtArg};
 use crate::inspect::claim;
 use crate::running::{Instead, MakeApp, Node, Role, Setup};
-use crate::{FAILED, assemble, limits, networks, out, running, units};
+use crate::{FAILED, access, assemble, limits, networks, out, running, units};
 
 /// Longest wait for a transfer machine to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ fn start<A: NetApp<Sock> + NetApp<LnetXprt> + Send + 'static>(
             let xprt = LnetXprt::new(AppId::FIRST, nids, PID_LUSTRE);
             Ok(Box::new(host(xprt, &name, make(backing))?) as Box<dyn App>)
         });
-        return assemble::start(node, Setup::new(role, claim), app);
+        return assemble::start(node, Setup::new(role, claim), app).inspect(access::await_all_routes);
     };
     if addr.is_dgram() && node.lcores > 1 {
         return Err(format!(

@@ -60,6 +60,7 @@ impl Console {
                 let make = Box::new(move |backing: &Arc<dyn Backing>| seat(&open, lcores, backing));
                 let setup = Setup::new(Role::Dialler(COMMAND), claim).interrupted(interrupted.clone());
                 let node = assemble::start(node, setup, make)?;
+                access::await_all_routes(&node);
                 Ok(Console { at: At::Own { node: Some(node), seats }, interrupted })
             }
         }

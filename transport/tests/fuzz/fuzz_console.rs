@@ -216,10 +216,8 @@ fn run(input: &[u8]) {
     for l in ["new_session s", "add_group a 10.0.0.[1-2]@tcp"] {
         lab.run(l);
     }
-    for _ in 0..1 + b.below(10) {
-        let l = line(&mut b);
-        lab.run(&l);
-    }
+    let lines: Vec<String> = (0..1 + b.below(10)).map(|_| line(&mut b)).collect();
+    lines.iter().for_each(|l| lab.run(l));
     lab.run("stop");
     lab.run("end_session");
     lab.run("end_session");
@@ -227,8 +225,8 @@ fn run(input: &[u8]) {
     while lab.net.now < end {
         lab.step(end);
     }
-    assert_eq!((lab.console.under_way(), lab.entries), (0, 0));
-    assert!(!lab.console.has_session() && lab.console.is_idle());
+    assert_eq!((lab.console.under_way(), lab.entries), (0, 0), "{lines:#?}");
+    assert!(!lab.console.has_session() && lab.console.is_idle(), "{lines:#?}");
 }
 
 #[test]
