@@ -18,6 +18,8 @@ use crate::{iface, limits};
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 /// Time after which it is looked again where a look failed, or a message may have been lost.
 const AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// Time after which it is looked in any case: NIs come while the node runs.
+const SELDOM: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The thread that watches.
 pub(crate) struct Links {
@@ -57,8 +59,9 @@ fn look(front: &Inspection, known: &mut HashMap<IpAddr, Known>) -> bool {
     let Ok(cfg) = front.config(0) else { return false };
     let ips: Vec<IpAddr> = cfg.nids().filter_map(|n| n.ip()).collect();
     known.retain(|ip, _| ips.contains(ip));
-    // Nothing depends on the link of an only NI.
+    // Nothing depends on the link of an only NI, and the node takes it for up.
     if ips.len() < 2 {
+        known.clear();
         return true;
     }
     ips.into_iter().all(|ip| {
@@ -82,7 +85,7 @@ fn watch(front: &Inspection, fd: &OwnedFd, stop: &UnixStream) {
     loop {
         // What comes while it is looked is another reason to look.
         sound = look(front, &mut known) && sound;
-        let again = (!sound).then_some(&AGAIN);
+        let again = Some(if sound { &SELDOM } else { &AGAIN });
         let mut fds = [PollFd::new(fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         // A signal is another reason to look.
         let _ = poll(&mut fds, again);

@@ -76,7 +76,7 @@ impl Lnet {
         cx.cfg.nis.retain(|n| n.place != at.0);
         if ran {
             // One NI alone needs no link to be chosen.
-            if !cx.cfg.watches_links() {
+            if cx.cfg.nis.len() < 2 {
                 self.nis.iter_mut().for_each(|n| n.health.fatal = false);
             }
             self.nis_changed(cx);
