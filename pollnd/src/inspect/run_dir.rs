@@ -113,3 +113,28 @@ fn running(dir: &Path) -> Vec<(u32, PathBuf)> {
 pub(super) fn all() -> Vec<(u32, PathBuf)> {
     dirs().iter().flat_map(|d| running(d)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+
+    use super::*;
+
+    /// A node that has bound its socket, and does not serve it yet, keeps it; that of one that is gone goes.
+    #[test]
+    fn sockets_of_processes_that_live_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let gone = child.id();
+        child.wait().unwrap();
+        let path = |pid: u32| dir.path().join(format!("{pid}.sock"));
+        let sockets = [std::process::id(), gone].map(|pid| {
+            let fd = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            bind(&fd, &SocketAddrUnix::new(path(pid)).unwrap()).unwrap();
+            fd
+        });
+        assert_eq!(running(dir.path()), []);
+        assert!(path(std::process::id()).exists() && !path(gone).exists());
+        drop(sockets);
+    }
+}
