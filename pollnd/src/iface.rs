@@ -197,7 +197,9 @@ fn messages(mut b: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// Looks for it in a part of a dump.
 fn find(b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
+    let mut rest = b.len();
     for (kind, m) in messages(b) {
+        rest = rest.saturating_sub(m.len().next_multiple_of(4));
         if kind == NLMSG_DONE {
             return Dump::End;
         }
@@ -216,7 +218,8 @@ fn find(b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
             }
         }
     }
-    Dump::More
+    // What is cut short ends it.
+    if rest == 0 { Dump::More } else { Dump::End }
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ pub(crate) enum CtlNet {
         /// IP's type of service: as above.
         #[arg(long, allow_hyphen_values = true)]
         tos: Option<i64>,
-        /// CPTs that serve it: all that the node has, as [0,1].
+        /// CPTs that serve it: all that the node has, as `[0,1]`.
         #[arg(long)]
         cpt: Option<String>,
     },

@@ -46,10 +46,6 @@ use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, ProcessId};
 
-/// Payload from which a message may leave before it is whole, in bytes: what is shorter comes in one or two parts.
-pub(super) const CUT_FROM: u32 = 32 << 10;
-/// Bytes of a part, or more: each costs a loan of its own.
-pub(super) const CUT_PART: u32 = 16 << 10;
 /// Time for which messages of a host that broke one off are stored, in ns.
 const SOURCE_BARRED: u64 = 600 * SEC;
 /// Time for which messages for a next hop are stored that lost a set so, in ns.

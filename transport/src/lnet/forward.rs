@@ -13,7 +13,6 @@
 //! Nothing is kept of a GET: its REPLY finds its way by its own destination. Messages that are passed on share the NI's
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
-use super::cut::{CUT_FROM, CUT_PART};
 use super::drops::From;
 use super::guest::Lease;
 use super::hop::{Hop, Way};
@@ -38,6 +37,10 @@ enum Stays {
     Loop,
 }
 
+/// Payload from which a message may leave before it is whole, in bytes: what is shorter comes in one or two parts.
+const CUT_FROM: u32 = 32 << 10;
+/// Bytes of a part, or more: each costs a loan of its own.
+const CUT_PART: u32 = 16 << 10;
 /// Boxes kept for messages that go to another shard.
 const SPARE: usize = 256;
 

@@ -4,7 +4,7 @@
 //! ```text
 //!   in    a part has come       Upper::part        what lies in receive buffers is given up at the end of each reading
 //!         the last byte came    Upper::deliver     as of any message: the zero-copy ACK goes to the sender
-//!         the pace is too slow  the set ends       [`PACE`] for each part, [`WHOLE`] for all
+//!         the pace is too slow  the set ends       for each part, and for all (`pace.rs`)
 //!   out   begins                header and first part, on a connection with nothing before it; nothing else leaves there
 //!         goes on               each part is a loan of its own; the zero-copy ACK is asked for with the first, which is held for it
 //!         ends                  the queue goes on; the token is given back when the last part is home
@@ -20,48 +20,12 @@ use crate::stream::slab::Key;
 
 use super::lends::LendRec;
 
-/// Time for the next part of a message to come, once it may have begun to leave, as a part of the time-out.
-const PACE: u64 = 10;
-/// Time for all of it, as a part of the time-out: the peer has the other half to acknowledge it.
-const WHOLE: u64 = 2;
-
 /// Bytes that may be before a message that begins to leave, sent and not acknowledged. With more it would wait for them, and a node
 /// that takes in faster than it gives out would fill the stream's window with small parts.
 pub(super) const DRAINED: u64 = 256 << 10;
 
 /// Bytes that a stream may not have sent when a part is put on it.
 const UNSENT: u64 = 64 << 10;
-
-/// The parts of a message that is being received.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Parts {
-    /// The message's: what is said here is of no other.
-    ticket: u64,
-    /// Bytes of a part, or more.
-    least: u32,
-    /// Bytes given up so far.
-    given: u32,
-    /// When the next part has to be here, and when all of it, in ns.
-    next: u64,
-    whole: u64,
-}
-
-impl Parts {
-    /// Parts of a message, of `least` bytes or more.
-    pub(super) fn asked(ticket: u64, least: u32) -> Parts {
-        Parts { ticket, least, given: 0, next: u64::MAX, whole: u64::MAX }
-    }
-
-    /// Whether a part of the message of that ticket was given up.
-    pub(super) fn begun(&self, ticket: u64) -> bool {
-        self.ticket == ticket && self.given > 0
-    }
-
-    /// When that message has to have gone on, in ns; `u64::MAX` for one that comes as a whole.
-    pub(super) fn due(&self, ticket: u64) -> u64 {
-        if self.begun(ticket) { self.next.min(self.whole) } else { u64::MAX }
-    }
-}
 
 /// A message that leaves in parts.
 #[derive(Debug)]
@@ -88,15 +52,13 @@ impl<U: Upper> Socklnd<U> {
         let Some(c) = self.conns.get_mut(key).filter(|c| !c.jobs_out()) else { return };
         let Rx { state, placement, parts, ticket, hdr, delivery, .. } = &mut c.rx;
         let (Some(placement), Some(hdr)) = (placement, hdr) else { return };
-        if *state != RxState::LnetPayload || parts.ticket != *ticket {
+        if *state != RxState::LnetPayload || !parts.asked_of(*ticket) {
             return;
         }
-        if placement.done() - parts.given < parts.least {
+        if !parts.is_one(placement.done()) {
             return;
         }
-        parts.given = placement.done();
-        parts.next = cx.now + timeout / PACE;
-        parts.whole = parts.whole.min(cx.now + timeout / WHOLE);
+        parts.came(cx.now, placement.done(), timeout);
         up.part(cx, delivery, placement.take_part(), hdr);
     }
 

@@ -6,7 +6,8 @@ use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Pieces, Placement, Tic
 use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, ProcessId, Version};
 
-use super::begun::{DRAINED, Parts};
+use super::begun::DRAINED;
+use super::pace::Parts;
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {

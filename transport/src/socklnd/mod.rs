@@ -18,6 +18,7 @@ mod leaving;
 mod lends;
 mod look;
 mod migration;
+mod pace;
 mod peer;
 mod receive;
 mod rx;

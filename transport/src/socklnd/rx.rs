@@ -21,7 +21,7 @@
 use arrayvec::ArrayVec;
 use fsm::Fsm;
 
-use super::begun::Parts;
+use super::pace::Parts;
 use crate::lnd::Placement;
 use crate::wire::ksock::Checksum;
 use crate::wire::{KsockHdr, LnetHdr, Version, lnet};
