@@ -7,12 +7,11 @@ use transport::wire::Nid;
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
 use super::yaml::{self, Fault, Kind, Node, Place};
-use super::{elsewhere, ways};
+use super::{elsewhere, hands, ways};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
-const PASSED: [(&str, &str); 3] = [
-    ("peer", "this node finds out by itself who its peers are"),
+const PASSED: [(&str, &str); 2] = [
     ("udsp", "this node chooses NIDs by health, credits and turn alone"),
     ("statistics", "they are readings"),
 ];
@@ -103,6 +102,8 @@ impl Reader {
                 self.net(node);
             } else if key.text == "route" {
                 self.model.routes = ways::read(node, &mut self.faults);
+            } else if key.text == "peer" {
+                self.model.peers = hands::read(node, &mut self.faults);
             } else if let Some(part) = section {
                 self.section(part, &key.text, node);
                 if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
@@ -123,8 +124,10 @@ impl Reader {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
                 let other = elsewhere::SECTIONS.iter().map(|s| s.0);
-                let known =
-                    ["net", "route"].into_iter().chain(other).chain(Part::SECTIONS.iter().map(|p| p.path()));
+                let known = ["net", "route", "peer"]
+                    .into_iter()
+                    .chain(other)
+                    .chain(Part::SECTIONS.iter().map(|p| p.path()));
                 self.unknown(key, "the file", known);
             }
         }
