@@ -247,8 +247,10 @@ impl Aliases {
             return !std::mem::replace(heard, true);
         }
         let mut heard = false;
+        // Their word counts once the peer by hand is deleted.
+        let by_hand = self.by_hand > 0 && nids.iter().take(OF_ONE).any(|n| self.is_by_hand(*n));
         for nid in nids.iter().take(OF_ONE).filter(|n| n.ip() == Some(by)) {
-            if self.contests.contains_key(nid) || self.claim_on(*nid).is_some() {
+            if by_hand || self.contests.contains_key(nid) || self.claim_on(*nid).is_some() {
                 let said: Nids = nids.iter().copied().take(OF_ONE).collect();
                 let contest = self.contest_of(*nid);
                 heard |= contest.word == Word::Awaited || contest.said != said;
