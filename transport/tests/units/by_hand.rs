@@ -5,6 +5,7 @@ use std::ops::Range;
 use transport::lnd::{Config, Payload, PeerByHand, PeerError, Shards, Sink};
 use transport::lnet::by_hand::PeerAsk;
 use transport::lnet::{Event, MdMem, MdSpec};
+use transport::node::Input;
 use transport::testing::data::{Spot, bytes};
 use transport::testing::net::{Net, SEC};
 use transport::wire::{Nid, ProcessId};
@@ -47,9 +48,12 @@ fn nodes(by_hand: &[&str], shards: u16, discovery: bool) -> Net {
 
 /// Gives the order to all shards: all take it, or none.
 fn ask(net: &mut Net, shards: u16, order: &PeerAsk) -> Result<(), PeerError> {
-    let now = net.now;
-    let said: Vec<_> =
-        (0..usize::from(shards)).map(|n| net.nodes[n].machine.peer_by_hand(now, order)).collect();
+    let mut said = Vec::new();
+    for n in 0..usize::from(shards) {
+        said.push(net.nodes[n].machine.peer_by_hand(net.now, order));
+        // As a runtime does: the deadline is asked for.
+        net.input(n, Input::Timer);
+    }
     assert!(said.iter().all(|s| *s == said[0]), "{said:?}");
     said[0]
 }
