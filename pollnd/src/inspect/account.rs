@@ -506,10 +506,10 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
         Ask::Routes {} => return rows(s, routes(front)),
         Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
-        Ask::AddPeer { peer } => return Ok(peer_orders::add(front, peer)),
+        Ask::AddPeer { peer } => return Ok(peer_orders::add(shared, peer)),
         Ask::DelPeer { primary, nids } => {
             let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
-            return Ok(peer_orders::del(front, primary, nids, is_there));
+            return Ok(peer_orders::del(shared, primary, nids, is_there));
         }
         Ask::Routing {} => router::shown(front).map(|r| json!(r)),
         Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),

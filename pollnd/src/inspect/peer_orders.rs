@@ -3,12 +3,15 @@
 use serde_json::{Value, json};
 use transport::lnd::PeerParseError;
 use transport::lnet::by_hand::PeerAsk;
-use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError};
 
 use super::failure::Failure;
+use super::shared::Shared;
 
-fn give(front: &Inspection, order: &PeerAsk) -> Result<Value, Failure> {
+fn give(shared: &Shared, order: &PeerAsk) -> Result<Value, Failure> {
+    // Orders at once would come to the lcores in different orders.
+    let _alone = shared.live()?.alone();
+    let front = &shared.front;
     let (done, _) = front.by_hand(Some(order)).map_err(|e| e.to_string())?;
     done.map_err(|e| Failure::numbered(e, e.errno()))?;
     tracing::info!("peers: {order:?}");
@@ -16,14 +19,14 @@ fn give(front: &Inspection, order: &PeerAsk) -> Result<Value, Failure> {
 }
 
 /// Adds a peer by hand, as `--peer` takes it, or NIDs to one.
-pub(super) fn add(front: &Inspection, peer: &str) -> Result<Value, Failure> {
+pub(super) fn add(shared: &Shared, peer: &str) -> Result<Value, Failure> {
     let peer = peer.parse().map_err(|e: PeerParseError| e.to_string())?;
-    give(front, &PeerAsk::Add(peer))
+    give(shared, &PeerAsk::Add(peer))
 }
 
 /// Deletes the peer that goes by that NID, or NIDs of it, if `is_there` knows it.
 pub(super) fn del(
-    front: &Inspection,
+    shared: &Shared,
     primary: &str,
     nids: &[String],
     is_there: impl FnOnce(Nid) -> Result<bool, String>,
@@ -35,5 +38,5 @@ pub(super) fn del(
         return Err(Failure::numbered(format!("no peer has the NID {primary}: {lists}"), libc::EINVAL));
     }
     let nids = nids.iter().map(|n| nid(n)).collect::<Result<_, _>>()?;
-    give(front, &PeerAsk::Del { primary, nids })
+    give(shared, &PeerAsk::Del { primary, nids })
 }
