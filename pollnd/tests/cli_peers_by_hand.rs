@@ -143,5 +143,22 @@ fn files_have_peers() {
     at.file(&kept);
     at.ctl(&node, &["import", path]).good();
     assert_eq!(at.peers(&node), [shown_two, shown_four].concat());
+
+    // What a file names goes, and what is not there stops nothing.
+    let gateway = nid(own_ip());
+    at.ctl(&node, &["route", "add", "--net", "tcp7", "--gateway", &gateway]).good();
+    let routes = format!("route: [{{net: tcp7, gateway: \"{gateway}\"}}]\n");
+    let gone = of("10.0.0.9@tcp", "10.0.1.9@tcp1");
+    at.file(&format!("{routes}peer:\n{gone}{two}{four}"));
+    at.ctl(&node, &["import", "--del", path])
+        .failed(234, &["errno: -22", "no peer has the NID 10.0.0.9@tcp"]);
+    // The gateway is a peer that has been asked.
+    assert!(!at.peers(&node).iter().any(|p| p.starts_with("10.0.")));
+    assert_eq!(at.ctl(&node, &["route", "show"]).good().out, "");
+    at.file(&net);
+    at.ctl(&node, &["import", "--del", path]).good();
+    at.ctl(&node, &["net", "show"]).good().says(&["0@lo"]);
+    assert!(!at.ctl(&node, &["net", "show"]).good().out.contains(&a));
+    at.ctl(&node, &["import", "--del", "/nothing/here.yaml"]).failed(254, &["cannot open"]);
     node.stop().good();
 }

@@ -24,7 +24,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "nid",
     "ni",
     "route",
-    "peer",
+    "peer_nids",
     "carrier",
     "port",
     "vdev",

@@ -87,6 +87,9 @@ pub(crate) enum CtlVerb {
     },
     /// Has the node take a configuration, as `pollnd config apply` does.
     Import {
+        /// Deletes the routes, peers and NIs that it names, in place of that.
+        #[arg(long)]
+        del: bool,
         /// The file.
         file: PathBuf,
     },

@@ -182,8 +182,8 @@ mod tests {
             "3:17: primary nid: ",
             "4:43: Multi-Rail: \"7\" is none of its values; it takes true or false",
             "5:3: peer: a value where a mapping should be",
-            "6:42: peer ni: an NI without nid",
-            "\"nids\" is no key of a peer; there are primary nid, Multi-Rail, peer ni",
+            "6:41: peer ni: an NI without nid",
+            "6:55: \"nids\" is no key of a peer; there are primary nid, Multi-Rail, peer ni",
             "7:3: peer: the peer 10.0.0.3@tcp is not Multi-Rail",
             "9:3: peer: 10.0.0.5@tcp stands here a second time, first in line 8",
         ] {

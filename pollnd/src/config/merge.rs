@@ -247,10 +247,10 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
         }
     }
     if let Some((_, at)) = file.model.peers.first() {
-        match typed.has("peer") {
-            true => words.wins("--peer", file, *at, "the peers there"),
+        match typed.has("peer-nids") {
+            true => words.wins("--peer-nids", file, *at, "the peers there"),
             false => {
-                let all = file.model.peers.iter().map(|(p, _)| OsString::from(format!("--peer={p}")));
+                let all = file.model.peers.iter().map(|(p, _)| OsString::from(format!("--peer-nids={p}")));
                 words.options.extend(all);
             }
         }
@@ -307,11 +307,11 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
             None => format!("--route: {e}\n"),
         });
     }
-    if let Err(e) = PeerByHand::check_all(&a.node.peer, &networks::nids(&a.node)) {
-        let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("peer"));
+    if let Err(e) = PeerByHand::check_all(&a.node.peer_nids, &networks::nids(&a.node)) {
+        let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("peer-nids"));
         return Err(match file.model.peers.first().filter(|_| !typed) {
             Some((_, at)) => file.fault(*at, format_args!("peer: {e}")),
-            None => format!("--peer: {e}\n"),
+            None => format!("--peer-nids: {e}\n"),
         });
     }
     if faults.is_empty() {

@@ -50,7 +50,7 @@ pub(crate) enum Ask {
     },
     /// Adds a peer by hand, or NIDs to one.
     AddPeer {
-        /// As `--peer` takes it.
+        /// As `--peer-nids` takes it.
         peer: String,
     },
     /// Deletes a peer, or NIDs of it.

@@ -18,7 +18,7 @@ fn give(shared: &Shared, order: &PeerAsk) -> Result<Value, Failure> {
     Ok(json!(null))
 }
 
-/// Adds a peer by hand, as `--peer` takes it, or NIDs to one.
+/// Adds a peer by hand, as `--peer-nids` takes it, or NIDs to one.
 pub(super) fn add(shared: &Shared, peer: &str) -> Result<Value, Failure> {
     let peer = peer.parse().map_err(|e: PeerParseError| e.to_string())?;
     give(shared, &PeerAsk::Add(peer))

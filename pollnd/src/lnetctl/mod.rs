@@ -80,7 +80,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
         CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
-        CtlVerb::Import { file } => importing::import(file, node()?),
+        CtlVerb::Import { del: true, file } => importing::del(file, node()?),
+        CtlVerb::Import { del: false, file } => importing::import(file, node()?),
         CtlVerb::Udsp { words } => refuse_udsp(words),
     }
 }
