@@ -183,11 +183,13 @@ impl Aliases {
         !matches!(self.entry(nid).map(|t| t.teller), None | Some(Teller::Hand { heard: false, .. }))
     }
 
-    /// The user says that one peer has these NIDs, the primary one first. What nodes have said of them is forgotten, and a peer
-    /// by hand with this primary NID is replaced.
+    /// The user says that one peer has these NIDs, the primary one first. A peer that goes by it
+    /// is replaced; others lose those NIDs.
     pub(super) fn set_by_hand(&mut self, nids: &[Nid], multi_rail: bool) {
         let Some(primary) = nids.first() else { return };
-        self.forget(*primary);
+        if self.primary(*primary) == *primary {
+            self.forget(*primary);
+        }
         for nid in nids {
             self.take_out(*nid);
         }

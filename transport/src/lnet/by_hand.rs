@@ -133,3 +133,61 @@ impl Lnet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use crate::lnet::aliases::Aliases;
+    use crate::wire::Nid;
+
+    fn nid(n: u32) -> Nid {
+        Nid::tcp((0x0a00_0000 + n).to_be_bytes().into(), 0)
+    }
+
+    fn ip(n: u32) -> IpAddr {
+        (0x0a00_0000 + n).to_be_bytes().into()
+    }
+
+    /// Whatever strangers tell, it displaces nothing that the user has said, and the user's peers take nothing of their room.
+    #[test]
+    fn the_user_s_word_pays_no_share_and_is_not_displaced() {
+        let (mut with, mut without) = (Aliases::default(), Aliases::default());
+        with.set_by_hand(&[nid(1), nid(2), nid(3)], true);
+        for n in 0..3000 {
+            let at = 1000 + n * 32;
+            let said: Vec<Nid> = (at..at + 32).map(nid).collect();
+            // Half of it is told by one host.
+            let host = if n % 2 == 0 { ip(9) } else { ip(at) };
+            assert_eq!(with.learn(ip(at), host, &said), without.learn(ip(at), host, &said), "{n}");
+        }
+        assert_eq!((with.len(), with.primary(nid(3))), (without.len() + 3, nid(1)));
+        with.end_by_hand(nid(1), &[]);
+        assert_eq!((with.len(), with.primary(nid(3))), (without.len(), nid(3)));
+    }
+
+    /// Neither a stranger's claim, nor the node's own word about itself, nor an awaited one counts while the user's is there.
+    #[test]
+    fn nobody_contests_the_user_s_word() {
+        let (a, b, liar) = (nid(1), nid(2), nid(9));
+        let mut t = Aliases::default();
+        t.learn(ip(9), ip(9), &[liar, a, nid(7)]);
+        t.set_by_hand(&[a, b], true);
+        assert_eq!((t.primary(a), t.primary(b), t.primary(nid(7))), (a, a, liar));
+        for said in [[liar, b], [b, liar], [a, liar]] {
+            t.learn(ip(9), ip(9), &said);
+            t.contest(b, liar, &said);
+            t.await_word(b);
+            assert!(
+                t.same(a, b) && t.acts_for(b, a) && !t.same(b, liar) && t.claim_on(b).is_none(),
+                "{said:?}"
+            );
+        }
+        assert!(!t.is_told(a) && t.learn(ip(2), ip(2), &[b]) && t.is_told(a), "it has been heard");
+        assert!(t.same(a, b) && !t.learn(ip(1), ip(1), &[a, b, nid(8)]));
+        assert_eq!(t.primary(nid(8)), nid(8));
+        // Its own word counts once the user's is gone.
+        t.end_by_hand(a, &[]);
+        assert!(!t.same(a, b) && t.learn(ip(1), ip(1), &[a, nid(8)]));
+    }
+}
