@@ -2,7 +2,7 @@
 //! and what nodes say of themselves changes nothing of it, as with kernels (from knowledge): a peer by hand is still asked who it is with
 //! the first message to it, and told who we are.
 //!
-//! Every shard has the same ones, in the table of who is who ([`super::aliases`]). When one is deleted its messages that are on their
+//! Every shard has the same ones, in the table of who is who (`transport/src/lnet/aliases.rs`). When one is deleted its messages that are on their
 //! way end as they do; its NIDs that are connected are asked again, each for itself.
 
 use super::Lnet;
