@@ -17,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use transport::lnd::Route;
+use transport::lnd::{PeerByHand, Route};
 use transport::wire::Nid;
 
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
@@ -25,7 +25,7 @@ use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::ctl::{
     CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, LnetctlArgs, NetArg,
-    RouteArg,
+    PeerArg, RouteArg,
 };
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};
@@ -205,6 +205,10 @@ pub(crate) struct NodeArgs {
     /// with the number of hops, and the priority (the lowest is taken first). May be given several times.
     #[arg(long, value_name = "NET GATEWAY [HOP [PRIORITY]]", requires = "nid")]
     pub(crate) route: Vec<Route>,
+    /// A peer by hand: its NIDs, the primary one first, which are used as one node's before it has said so, and whatever it says;
+    /// "NID non-mr" for one that is not Multi-Rail. May be given several times.
+    #[arg(long, value_name = "NID[,NID...]", requires = "nid")]
+    pub(crate) peer_nids: Vec<PeerByHand>,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
     pub(crate) carrier: Option<CarrierArg>,
@@ -331,6 +335,7 @@ impl NodeArgs {
         let all = [
             ("--ni", Use::Any, !self.ni.is_empty()),
             ("--route", Use::Any, !self.route.is_empty()),
+            ("--peer-nids", Use::Any, !self.peer_nids.is_empty()),
             ("--carrier", Use::Finding, self.carrier.is_some()),
             ("--port", Use::Finding, !self.port.is_empty()),
             ("--vdev", Use::Finding, !self.vdev.is_empty()),
@@ -416,6 +421,7 @@ mod tests {
             (&["node", "--nid", "10.0.0.1@tcp", "--tunable", "credits"], "NAME=VALUE"),
             (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1"], "NETWORK GATEWAY [HOP [PRIORITY]]"),
             (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1 10.0.0.9@tcp 0"], "1 to 255"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--peer-nids", "10.0.0.2@tcp mr"], "NID[,NID...]"),
             (&["tunables", "--defaults", "--node", "7"], "--node"),
             (&["connections", "10.0.0.300"], "10.0.0.300"),
             (&["connections", "listening"], "neither a peer"),
@@ -439,7 +445,7 @@ mod tests {
         let command = NodeArgs::augment_args(clap::Command::new("node"));
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
-        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --route=ROUTE --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
+        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --route=ROUTE --peer-nids 1.2.3.7,1.2.3.8 --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
                      --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --rss on --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --routing --cut-through --budget 1 --pcap p -- x";
         let words = words.split_whitespace().map(|w| w.replace("ROUTE", "tcp1 1.2.3.9"));

@@ -109,6 +109,7 @@ fn read(a: &NodeArgs, kind: TcpKind, may_privileged: bool) -> Result<(Config, Ve
     let mut said = Vec::new();
     let mut c = a.ni.iter().fold(Config::new(a.nid, epoch()), |c, ni| c.also(*ni));
     c.routes.clone_from(&a.route);
+    c.peers.clone_from(&a.peer_nids);
     for ni in &mut c.nis {
         ni.credits = a.filed.credits.iter().find(|own| own.0 == ni.nid).map(|own| own.1);
     }

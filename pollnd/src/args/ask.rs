@@ -24,6 +24,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "nid",
     "ni",
     "route",
+    "peer_nids",
     "carrier",
     "port",
     "vdev",

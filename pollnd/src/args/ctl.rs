@@ -14,6 +14,7 @@ use super::values::number;
   pollnd lnetctl net add --net tcp1 --if eth1
   pollnd lnetctl net del --net tcp1
   pollnd lnetctl peer show -v --nid 10.0.0.2@tcp
+  pollnd lnetctl peer add --prim_nid 10.0.0.2@tcp --nid 10.0.1.2@tcp1
   pollnd lnetctl stats show
   pollnd lnetctl ping 10.0.0.2@tcp,10.0.0.3@tcp
   pollnd lnetctl set transaction_timeout 50
@@ -86,6 +87,9 @@ pub(crate) enum CtlVerb {
     },
     /// Has the node take a configuration, as `pollnd config apply` does.
     Import {
+        /// Deletes the routes, peers and NIs that it names, in place of that.
+        #[arg(long)]
+        del: bool,
         /// The file.
         file: PathBuf,
     },
@@ -170,6 +174,17 @@ pub(crate) enum CtlNet {
     },
 }
 
+/// A peer, or NIDs of it.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct PeerArg {
+    /// The NID that it goes by.
+    #[arg(long = "prim_nid", value_name = "NID")]
+    pub(crate) prim_nid: String,
+    /// Others of its NIDs.
+    #[arg(long, value_name = "NID[,NID...]", value_delimiter = ',')]
+    pub(crate) nid: Vec<String>,
+}
+
 /// `pollnd lnetctl peer`.
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum CtlPeer {
@@ -184,6 +199,10 @@ pub(crate) enum CtlPeer {
     },
     /// Lists their primary NIDs.
     List,
+    /// Has NIDs be one peer's, whatever it says of itself; or adds some to one that is there by hand.
+    Add(PeerArg),
+    /// Deletes one, or NIDs of it. What discovery has told of it is asked for anew.
+    Del(PeerArg),
 }
 
 /// A route by its ends.

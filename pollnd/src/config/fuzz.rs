@@ -101,6 +101,7 @@ fn values(m: &Model) -> Vec<String> {
             .map(|n| format!("{} {:?} {:?} {:?}", n.net, n.nid, n.interface, n.cpt.as_ref().map(|c| &c.0))),
     );
     all.extend(m.routes.iter().map(|(r, _)| r.to_string()));
+    all.extend(m.peers.iter().map(|(p, _)| p.to_string()));
     all.sort();
     all
 }

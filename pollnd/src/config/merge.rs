@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use transport::lnd::{Route, TcpKind};
+use transport::lnd::{PeerByHand, Route, TcpKind};
 use transport::node::NodeBuilder;
 
 use super::keys::{Means, Part};
@@ -246,6 +246,15 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
             }
         }
     }
+    if let Some((_, at)) = file.model.peers.first() {
+        match typed.has("peer-nids") {
+            true => words.wins("--peer-nids", file, *at, "the peers there"),
+            false => {
+                let all = file.model.peers.iter().map(|(p, _)| OsString::from(format!("--peer-nids={p}")));
+                words.options.extend(all);
+            }
+        }
+    }
     let eal: Vec<OsString> = match typed.eal.is_empty() && !words.eal.is_empty() {
         true => std::iter::once(OsString::from("--")).chain(words.eal).collect(),
         false => typed.eal.to_vec(),
@@ -296,6 +305,13 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
         return Err(match file.model.routes.first().filter(|_| !typed) {
             Some((_, at)) => file.fault(*at, format_args!("route: {e}")),
             None => format!("--route: {e}\n"),
+        });
+    }
+    if let Err(e) = PeerByHand::check_all(&a.node.peer_nids, &networks::nids(&a.node)) {
+        let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("peer-nids"));
+        return Err(match file.model.peers.first().filter(|_| !typed) {
+            Some((_, at)) => file.fault(*at, format_args!("peer: {e}")),
+            None => format!("--peer-nids: {e}\n"),
         });
     }
     if faults.is_empty() {

@@ -8,6 +8,7 @@ pub(crate) mod command;
 mod elsewhere;
 #[cfg(test)]
 mod fuzz;
+mod hands;
 pub(crate) mod keys;
 pub(crate) mod merge;
 pub(crate) mod model;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use transport::lnd::Route;
+use transport::lnd::{PeerByHand, Route};
 use transport::wire::Nid;
 
 use super::keys::{self, Key, Means, Part};
@@ -52,6 +52,8 @@ pub(crate) struct Model {
     pub(crate) said: Vec<Said>,
     /// Routes.
     pub(crate) routes: Vec<(Route, Place)>,
+    /// Peers by hand.
+    pub(crate) peers: Vec<(PeerByHand, Place)>,
     /// Sections of lnetctl's that are passed over, and why.
     pub(crate) passed: Vec<Fault>,
 }

@@ -7,12 +7,11 @@ use transport::wire::Nid;
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
 use super::yaml::{self, Fault, Kind, Node, Place};
-use super::{elsewhere, ways};
+use super::{elsewhere, hands, ways};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
-const PASSED: [(&str, &str); 3] = [
-    ("peer", "this node finds out by itself who its peers are"),
+const PASSED: [(&str, &str); 2] = [
     ("udsp", "this node chooses NIDs by health, credits and turn alone"),
     ("statistics", "they are readings"),
 ];
@@ -103,6 +102,8 @@ impl Reader {
                 self.net(node);
             } else if key.text == "route" {
                 self.model.routes = ways::read(node, &mut self.faults);
+            } else if key.text == "peer" {
+                self.model.peers = hands::read(node, &mut self.faults);
             } else if let Some(part) = section {
                 self.section(part, &key.text, node);
                 if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
@@ -123,8 +124,10 @@ impl Reader {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
                 let other = elsewhere::SECTIONS.iter().map(|s| s.0);
-                let known =
-                    ["net", "route"].into_iter().chain(other).chain(Part::SECTIONS.iter().map(|p| p.path()));
+                let known = ["net", "route", "peer"]
+                    .into_iter()
+                    .chain(other)
+                    .chain(Part::SECTIONS.iter().map(|p| p.path()));
                 self.unknown(key, "the file", known);
             }
         }
@@ -528,8 +531,8 @@ mod tests {
     #[test]
     fn what_lnetctl_prints_is_read_and_written_again() {
         for (name, nis, passed) in [
-            ("export.yaml", 2, 2),
-            ("export-backup.yaml", 2, 2),
+            ("export.yaml", 2, 1),
+            ("export-backup.yaml", 2, 1),
             ("net-show-v.yaml", 2, 0),
             ("net-show-v-5.yaml", 2, 0),
             ("net-show.yaml", 2, 0),
@@ -639,7 +642,7 @@ mod tests {
         36:14: balance: "maybe" is none of its values; it takes on, off
         38:11: dpdk: "5" is none of its values; it takes true, false
         40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
-        41:1: "metrics" is no key of the file; there are net, route, routing, buffers, numa, global, node, dpdk, telemetry, log
+        41:1: "metrics" is no key of the file; there are net, route, peer, routing, buffers, numa, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
         insta::assert_snapshot!(

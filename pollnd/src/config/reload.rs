@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use transport::lnd::tunables::{ALL, Change, Tunable};
-use transport::lnd::{Config, NiConfig, Route};
+use transport::lnd::{Config, NiConfig, PeerByHand, Route};
+use transport::lnet::by_hand::PeerAsk;
 use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
 
@@ -139,7 +140,7 @@ pub(crate) fn running(a: &ServeArgs, cfg: &Config) -> Model {
             said.push(Said { key, at, values });
         }
     }
-    Model { nis: cfg.nis.iter().map(ni).collect(), said, routes: Vec::new(), passed: Vec::new() }
+    Model { nis: cfg.nis.iter().map(ni).collect(), said, ..Model::default() }
 }
 
 impl Live {
@@ -173,7 +174,9 @@ impl Live {
         let args = self.current();
         let (_, routes) = front.routes(None).map_err(|e| e.to_string())?;
         let routes = routes.iter().map(|v| (v.route(), Place::default())).collect();
-        Ok(Style::PLAIN.yaml(&Model { routes, ..running(&args, &cfg) }))
+        let (_, peers) = front.by_hand(None).map_err(|e| e.to_string())?;
+        let peers = peers.into_iter().map(|p| (p, Place::default())).collect();
+        Ok(Style::PLAIN.yaml(&Model { routes, peers, ..running(&args, &cfg) }))
     }
 
     /// Has the node take the file at `path`, or the one that it was started with.
@@ -221,6 +224,9 @@ impl Live {
         let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let nids = networks::nids(&new.node);
         Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
+        PeerByHand::check_all(&after.peers, &nids).map_err(|e| Outcome::Faults(format!("peer: {e}\n")))?;
+        let (_, now) = front.by_hand(None).map_err(|e| failed(e.to_string()))?;
+        let (lost, found) = repeers(&now, &after.peers);
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
         let (gone, fresh) =
             reroutes(&now.iter().map(RouteView::route).collect::<Vec<_>>(), &after.all_routes());
@@ -260,8 +266,9 @@ impl Live {
             to: Order::Tune(*to),
             back: Order::Tune(*back),
         });
-        let first: Vec<Step> = tuned.chain(gone).collect();
+        let first: Vec<Step> = tuned.chain(gone).chain(lost).collect();
         // Routes may lead by NIs that are new, or to networks that become the node's own.
+        let fresh: Vec<Step> = fresh.into_iter().chain(found).collect();
         run(front, &first).map_err(failed)?;
         let back = || if undo(front, &first) { "" } else { LEFT };
         let begun = self.nis.begin(front, &new.node, &renewal);
@@ -281,6 +288,7 @@ impl Live {
 enum Order {
     Tune(Change),
     Route(RouteAsk),
+    Peer(PeerAsk),
 }
 
 impl Order {
@@ -289,6 +297,10 @@ impl Order {
             Order::Tune(change) => front.tune(*change).map_err(|e| e.to_string()),
             Order::Route(ask) => {
                 let (done, _) = front.routes(Some(*ask)).map_err(|e| e.to_string())?;
+                done.map_err(|e| e.to_string())
+            }
+            Order::Peer(ask) => {
+                let (done, _) = front.by_hand(Some(ask)).map_err(|e| e.to_string())?;
                 done.map_err(|e| e.to_string())
             }
         }
@@ -342,6 +354,19 @@ fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
         name: "route",
         to: add(r),
         back: del(r),
+    });
+    (gone.collect(), new.collect())
+}
+
+/// Steps that make the peers by hand others: those that go, so that one may come again otherwise, and those that come.
+fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
+    let del = |p: &PeerByHand| Some(Order::Peer(PeerAsk::Del { primary: p.primary()?, nids: Vec::new() }));
+    let add = |p: &PeerByHand| Order::Peer(PeerAsk::Add(p.clone()));
+    let gone = now.iter().filter(|p| !then.contains(p)).filter_map(|p| {
+        Some(Step { told: format!("peer: {p} is gone"), name: "peer", to: del(p)?, back: add(p) })
+    });
+    let new = then.iter().filter(|p| !now.contains(p)).filter_map(|p| {
+        Some(Step { told: format!("peer: {p} is new"), name: "peer", to: add(p), back: del(p)? })
     });
     (gone.collect(), new.collect())
 }

@@ -3,8 +3,8 @@
 use super::keys::{self, Key, Part};
 use super::model::{Model, Ni, Said};
 use super::reader::CREDITS;
-use super::ways;
 use super::yaml::quoted;
+use super::{hands, ways};
 
 /// The remark behind a value, and whether keys that are not said are written.
 pub(crate) struct Style<'a> {
@@ -101,6 +101,7 @@ impl Style<'_> {
             out.extend(model.nis.iter().filter(|n| n.net == *net).map(|n| self.ni(n, model)));
         }
         out += &ways::text(&model.routes);
+        out += &hands::section(&model.peers);
         for part in Part::SECTIONS {
             if part == Part::Dpdk && !model.on_port() {
                 continue;

@@ -17,6 +17,7 @@ use transport::wire::{Nid, NidParseError, ping};
 use super::failure::Failure;
 use super::ni_facts::{interface, tunable};
 use super::ni_orders::{self, NetOrder};
+use super::peer_orders;
 use super::router_buffers as router;
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
@@ -46,6 +47,18 @@ pub(crate) enum Ask {
     Peers {
         /// One of its NIDs.
         nid: Option<String>,
+    },
+    /// Adds a peer by hand, or NIDs to one.
+    AddPeer {
+        /// As `--peer-nids` takes it.
+        peer: String,
+    },
+    /// Deletes a peer, or NIDs of it.
+    DelPeer {
+        /// The NID that it goes by.
+        primary: String,
+        /// Those NIDs; none for all of it.
+        nids: Vec<String>,
     },
     /// Routes: a row each.
     Routes {},
@@ -251,7 +264,9 @@ struct Known {
     features: u32,
     told: bool,
     nis: Vec<PeerFigures>,
-    /// NIDs that it told of.
+    /// It is by hand, and Multi-Rail or not.
+    by_hand: Option<bool>,
+    /// NIDs that it told of, or that it has by hand.
     nids: Vec<Nid>,
 }
 
@@ -278,9 +293,10 @@ impl Known {
     }
 
     fn shown(&self, primary: Nid, credits: i64, known: &About) -> Peer {
-        let multi_rail = self.features & ping::FEAT_MULTI_RAIL != 0;
+        let multi_rail = self.by_hand.unwrap_or(self.features & ping::FEAT_MULTI_RAIL != 0);
         let bits = [
             (multi_rail, state::MULTI_RAIL),
+            (self.by_hand.is_some(), state::CONFIGURED),
             (self.features != 0, state::DISCOVERED),
             (self.features != 0 && self.told, state::UP_TO_DATE),
         ];
@@ -351,6 +367,18 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
         true
     });
     asked.map_err(|e| e.to_string())?;
+    for hand in front.by_hand(None).map_err(|e| e.to_string())?.1 {
+        let Some(primary) = hand.primary().filter(|_| only.is_none_or(|o| hand.nids.contains(&o))) else {
+            continue;
+        };
+        let place = *at.entry(primary).or_insert_with(|| {
+            all.push((primary, Known::default()));
+            all.len() - 1
+        });
+        if let Some((_, known)) = all.get_mut(place) {
+            (known.by_hand, known.nids) = (Some(hand.multi_rail), hand.nids);
+        }
+    }
     let (credits, mut about) = (cfg.peer_credits.into(), About { health: well(front)?, ..About::default() });
     for r in front.routes(None).map_err(|e| e.to_string())?.1 {
         *about.gateways.entry(r.gateway).or_default() |= r.up;
@@ -478,6 +506,11 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
         Ask::Routes {} => return rows(s, routes(front)),
         Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
+        Ask::AddPeer { peer } => return Ok(peer_orders::add(shared, peer)),
+        Ask::DelPeer { primary, nids } => {
+            let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
+            return Ok(peer_orders::del(shared, primary, nids, is_there));
+        }
         Ask::Routing {} => router::shown(front).map(|r| json!(r)),
         Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),
         Ask::Reset {} => stats(front).map(|now| {

@@ -19,6 +19,7 @@ pub(crate) mod lcores;
 mod ni_facts;
 pub(crate) mod ni_orders;
 pub(crate) mod nis;
+mod peer_orders;
 mod router_buffers;
 mod run_dir;
 pub(crate) mod seats;

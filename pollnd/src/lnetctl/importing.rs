@@ -1,18 +1,25 @@
-//! `import`: a running node takes a configuration file, as with `pollnd config apply`.
+//! `import`: a running node takes a configuration file, as with `pollnd config apply`; or loses what one names.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use transport::lnd::{PeerByHand, Route};
 
 use super::Asked;
 use super::refusal::{Refusal, text};
+use crate::config::merge;
+use crate::config::model::Ni;
 use crate::config::reload::Outcome;
 use crate::inspect::Request;
+use crate::inspect::account::Ask;
+use crate::inspect::ni_orders::NetOrder;
 use crate::out;
 
 fn refused(errno: i32, descr: &str) -> Refusal {
     Refusal::netlink("add", "import", errno, descr)
 }
 
-pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
+/// The file's path; a file that cannot be read is told of as lnetctl does.
+fn path(file: &Path) -> Result<PathBuf, Refusal> {
     let path = std::path::absolute(file).map_err(|e| e.to_string())?;
     if let Err(e) = std::fs::metadata(&path) {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
@@ -20,6 +27,43 @@ pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
         let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
         return Err(missing.with_status(super::refusal::status(errno)));
     }
+    Ok(path)
+}
+
+/// Deletes what the file names. What is not there is told of at the end, and all else is gone then: lnetctl goes on likewise.
+pub(super) fn del(file: &Path, mut node: Asked) -> Result<(), Refusal> {
+    let told = |e: String| Refusal::netlink("del", "import", libc::EINVAL, e.trim_end().replace('\n', "; "));
+    let model = merge::load(&path(file)?).map_err(told)?.model;
+    let route = |r: &Route| Ask::DelRoute { net: r.net.to_string(), gateway: r.gateway.to_string() };
+    let peer = |p: &PeerByHand| Some(Ask::DelPeer { primary: p.primary()?.to_string(), nids: Vec::new() });
+    let ni = |n: &Ni| {
+        let (nid, interfaces) = (n.nid.map(|n| n.to_string()), n.interface.iter().cloned().collect());
+        // The NID says the network, too, and interfaces may have other addresses by now.
+        let interfaces = if nid.is_some() { Vec::new() } else { interfaces };
+        Ask::DelNet(Box::new(NetOrder { net: Some(n.net.clone()), nid, interfaces, ..NetOrder::default() }))
+    };
+    // Routes would go with their networks.
+    let routes = model.routes.iter().map(|(r, _)| route(r));
+    let peers = model.peers.iter().filter_map(|(p, _)| peer(p));
+    let mut left = Vec::new();
+    let mut last = 0;
+    for ask in routes.chain(peers).chain(model.nis.iter().map(ni)) {
+        let missing = |errno, e: &str| Refusal::netlink("del", "import", errno, e);
+        match node.order(ask, missing) {
+            Ok(()) => {}
+            // No node any more.
+            Err(e) if e.errno == 0 => return Err(e),
+            Err(e) => {
+                last = e.errno;
+                left.push(e.descr);
+            }
+        }
+    }
+    if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }
+}
+
+pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
+    let path = path(file)?;
     let answer = node.0.one(&Request::Apply { path: Some(path) })?;
     Err(match Outcome::read(&answer["end"]) {
         Outcome::Changed(_, notes) => {

@@ -1,6 +1,7 @@
 //! `pollnd lnetctl`: lnetctl's questions to a running node, in lnetctl's words, layout and numbers (docs/lnetctl.md).
 
 mod answers;
+mod by_hand;
 mod importing;
 pub(crate) mod layout;
 #[cfg(test)]
@@ -66,6 +67,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
     match &a.verb {
         CtlVerb::Net(verb) => nets::change(verb, node),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
+        CtlVerb::Peer(CtlPeer::Add(peer)) => by_hand::add(peer, node),
+        CtlVerb::Peer(CtlPeer::Del(peer)) => by_hand::del(peer, node),
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
         CtlVerb::Route(verb) => routing::main(verb, node),
         CtlVerb::Routing(CtlRouting::Show) => tables::routing(node()?),
@@ -77,7 +80,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
         CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
-        CtlVerb::Import { file } => importing::import(file, node()?),
+        CtlVerb::Import { del: true, file } => importing::del(file, node()?),
+        CtlVerb::Import { del: false, file } => importing::import(file, node()?),
         CtlVerb::Udsp { words } => refuse_udsp(words),
     }
 }

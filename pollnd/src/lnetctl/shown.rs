@@ -202,6 +202,8 @@ pub(crate) struct Peer {
 pub(crate) mod state {
     /// It said that it has several NIs, or may have.
     pub(crate) const MULTI_RAIL: u64 = 1;
+    /// It was configured by hand.
+    pub(crate) const CONFIGURED: u64 = 1 << 3;
     /// It has answered who it is.
     pub(crate) const DISCOVERED: u64 = 1 << 4;
     /// Its NIDs are those that it last told of.

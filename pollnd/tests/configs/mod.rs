@@ -72,10 +72,10 @@ fn a_node_by_a_file_is_as_the_file_says_and_the_command_line_wins() {
     assert_eq!(configure(&again, &["export"]).good().out, exported.out);
     again.stop().good();
     // An NI by its interface, and beside it what a kernel's node prints of other things.
-    let text = "net:\n- net type: tcp\n  local NI(s):\n  - interfaces: {0: lo}\nnode: {accept_port: 7988, accept: trust}\npeer: []\n";
+    let text = "net:\n- net type: tcp\n  local NI(s):\n  - interfaces: {0: lo}\nnode: {accept_port: 7988, accept: trust}\nudsp: []\n";
     let path = config(&dir, text);
     let lo = by_file(&path, &[]);
-    lo.err_has(&["peer is passed over: this node finds out by itself who its peers are"]);
+    lo.err_has(&["udsp is passed over: this node chooses NIDs by health, credits and turn alone"]);
     let end = lo.stop().good();
     assert!(end.out.starts_with("127.0.0.1@tcp is up on kernel sockets, ports 7988 and 988"), "{end:?}");
 }
@@ -225,10 +225,10 @@ fn a_router_is_one_by_its_file_and_ceases_to_be_one_by_it() {
     ctl(&["route", "show", "--net", "tcp8"]).good().says(&["net: tcp8"]);
     ctl(&["route", "show", "--net", "eth8"]).failed(234, &["cannot parse net"]);
     // What is passed over is said to who asks.
-    config(&dir, &text("routing: {enable: 0}\npeer: []\n"));
+    config(&dir, &text("routing: {enable: 0}\nudsp: []\n"));
     let done = configure(&up, &["apply"]).good();
     let done = done.says(&["forwarding: was enabled, is disabled"]);
-    assert!(done.err.contains("peer is passed over"), "{done:?}");
+    assert!(done.err.contains("udsp is passed over"), "{done:?}");
     assert!(!exports("forwarding: enabled"));
     // One that the node cannot have is none of a site's for it, and a fault in its own file.
     optional(&format!("tcp9 {g}@tcp; tcp10 {g}@tcp9"));

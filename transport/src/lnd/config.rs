@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::NiId;
+use super::by_hand::PeerByHand;
 use super::owner::{AppId, SHARDS_MAX};
 use super::route::Route;
 use crate::stream::{Bucket, ShardId};
@@ -206,6 +207,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Routes of a list that all nodes of a site have: those that this node cannot have are none of its own.
     pub site_routes: Vec<Route>,
+    /// Peers by hand that it begins with.
+    pub peers: Vec<PeerByHand>,
     /// Our process id.
     pub pid: Pid,
     /// Constant for the life of the NI and new at each start: wall clock in ns (socklnd.md §4).
@@ -333,6 +336,7 @@ impl Config {
             nis: vec![NiConfig::new(nid)],
             routes: Vec::new(),
             site_routes: Vec::new(),
+            peers: Vec::new(),
             pid: nid::PID_LUSTRE,
             incarnation: epoch,
             interface_cookie: epoch,

@@ -19,6 +19,7 @@
 //! queued or allocated in between. An LND knows no portal, no match entry and no application; LNet knows no connection.
 
 pub(crate) mod budget;
+pub mod by_hand;
 pub mod config;
 pub mod counters;
 mod memory;
@@ -36,6 +37,7 @@ use std::fmt::Debug;
 
 pub use self::budget::Held;
 pub(crate) use self::budget::{Budget, Uses, trim};
+pub use self::by_hand::{BY_HAND_MAX, NIDS_OF_PEER, PeerByHand, PeerError, PeerParseError};
 pub use self::config::{
     Accept, Config, LENDINGS, NIS_MAX, NiConfig, Routing, Shards, ShardsError, Tcp, TcpKind,
 };

@@ -8,17 +8,20 @@
 //! Kernels give a NID to whoever claims it last. Here a peer that is there keeps its own: another node's word about it counts only
 //! once it says the same of itself ([`Aliases::contest`]). A peer that comes after the claim is asked; until it answers it may act for
 //! the node that claims it, and nobody for it ([`Aliases::await_word`]).
+//!
+//! Peers that a user has configured by hand stand first: no node's word changes them, or takes their NIDs, and they pay no share
+//! (docs/protocol/upper.md §2). They are bounded by themselves (`transport/src/lnet/by_hand.rs`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use crate::lnd::trim;
+use crate::lnd::{NIDS_OF_PEER, PeerByHand, trim};
 use crate::wire::Nid;
 
 /// NIDs of one peer that are kept.
-pub(crate) const OF_ONE: usize = 32;
+pub(crate) const OF_ONE: usize = NIDS_OF_PEER;
 /// NIDs of all peers that are kept: about 2 MiB.
 const OF_ALL: usize = 16_384;
 /// NIDs that are contested, and claimants, of which is kept what they say: at most 1 MiB.
@@ -37,13 +40,42 @@ pub(crate) struct Claim {
     pub(super) down: u32,
 }
 
+/// Whose word an entry is.
+#[derive(Clone, Copy, Debug)]
+enum Teller {
+    /// That of its own node.
+    Node {
+        /// The address of the NID that was asked, or that pushed.
+        by: IpAddr,
+        /// The host that pays.
+        host: IpAddr,
+    },
+    /// The user's.
+    Hand {
+        /// It is used as a peer that has several NIDs.
+        multi_rail: bool,
+        /// One of its NIDs has said of itself who it is.
+        heard: bool,
+    },
+}
+
 #[derive(Debug)]
 struct Told {
     nids: Nids,
-    /// The address of the NID that was asked, or that pushed.
-    by: IpAddr,
-    /// The host that pays.
-    host: IpAddr,
+    teller: Teller,
+}
+
+impl Told {
+    fn by(&self) -> Option<IpAddr> {
+        match self.teller {
+            Teller::Node { by, .. } => Some(by),
+            Teller::Hand { .. } => None,
+        }
+    }
+
+    fn is_by_hand(&self) -> bool {
+        matches!(self.teller, Teller::Hand { .. })
+    }
 }
 
 /// NIDs that one host has told.
@@ -82,12 +114,23 @@ pub(crate) struct Aliases {
     told: BTreeMap<u64, Told>,
     shares: HashMap<IpAddr, Share>,
     next: u64,
+    /// Entries by hand so far: they are numbered from the end downwards.
+    hands: u64,
+    /// NIDs by hand.
+    by_hand: usize,
     contests: HashMap<Nid, Contest>,
     /// Their NIDs by age.
     contests_by_age: VecDeque<Nid>,
 }
 
 impl Aliases {
+    /// Those that a configuration begins with.
+    pub(super) fn first(peers: &[PeerByHand]) -> Aliases {
+        let mut all = Aliases::default();
+        peers.iter().for_each(|p| all.set_by_hand(&p.nids, p.multi_rail));
+        all
+    }
+
     /// The primary NID of the peer that `nid` is one of; `nid` itself where no more is known.
     #[inline]
     pub(crate) fn primary(&self, nid: Nid) -> Nid {
@@ -110,6 +153,69 @@ impl Aliases {
         name == source || (!self.by_nid.is_empty() && self.same(name, source) && !self.is_awaited(name))
     }
 
+    fn entry(&self, nid: Nid) -> Option<&Told> {
+        self.told.get(self.by_nid.get(&nid)?)
+    }
+
+    /// Whether a peer by hand has this NID.
+    pub(super) fn is_by_hand(&self, nid: Nid) -> bool {
+        self.by_hand > 0 && self.entry(nid).is_some_and(Told::is_by_hand)
+    }
+
+    /// Peers by hand in the order in which they came: their NIDs, the primary one first, and whether they are Multi-Rail.
+    pub(super) fn all_by_hand(&self) -> impl Iterator<Item = (&[Nid], bool)> + '_ {
+        self.told.values().rev().map_while(|t| match t.teller {
+            Teller::Hand { multi_rail, .. } => Some((&t.nids[..], multi_rail)),
+            Teller::Node { .. } => None,
+        })
+    }
+
+    /// Whether the peer of this NID is Multi-Rail; `None` where no more is known than the NID.
+    pub(super) fn multi_rail(&self, nid: Nid) -> Option<bool> {
+        Some(match self.entry(nid)?.teller {
+            Teller::Node { .. } => true,
+            Teller::Hand { multi_rail, .. } => multi_rail,
+        })
+    }
+
+    /// Whether one of the NIDs of this one's node has said who it is, so that the others need not be asked.
+    pub(super) fn is_told(&self, nid: Nid) -> bool {
+        !matches!(self.entry(nid).map(|t| t.teller), None | Some(Teller::Hand { heard: false, .. }))
+    }
+
+    /// The user says that one peer has these NIDs, the primary one first. A peer that goes by it
+    /// is replaced; others lose those NIDs.
+    pub(super) fn set_by_hand(&mut self, nids: &[Nid], multi_rail: bool) {
+        let Some(primary) = nids.first() else { return };
+        if self.primary(*primary) == *primary {
+            self.forget(*primary);
+        }
+        for nid in nids {
+            self.take_out(*nid);
+        }
+        let n = !self.hands;
+        self.hands += 1;
+        self.by_hand += nids.len();
+        self.by_nid.extend(nids.iter().map(|nid| (*nid, n)));
+        let teller = Teller::Hand { multi_rail, heard: false };
+        self.told.insert(n, Told { nids: nids.iter().copied().collect(), teller });
+    }
+
+    /// The user deletes the peer that goes by this NID, or of it only `nids`.
+    pub(super) fn end_by_hand(&mut self, primary: Nid, nids: &[Nid]) {
+        if nids.is_empty() || nids.contains(&primary) {
+            self.forget(primary);
+        } else if let Some(Teller::Hand { multi_rail, .. }) = self.entry(primary).map(|t| t.teller) {
+            let all = self.nids(primary).unwrap_or_default();
+            let rest: Nids = all.iter().copied().filter(|n| !nids.contains(n)).collect();
+            self.set_by_hand(&rest, multi_rail);
+        } else {
+            for nid in nids.iter().filter(|n| self.primary(**n) == primary).copied().collect::<Nids>() {
+                self.take_out(nid);
+            }
+        }
+    }
+
     /// Whether no peer with several NIDs is known.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
@@ -123,7 +229,7 @@ impl Aliases {
 
     /// All NIDs of the peer that `nid` is one of, the primary one first.
     pub(crate) fn nids(&self, nid: Nid) -> Option<&[Nid]> {
-        Some(&self.told.get(self.by_nid.get(&nid)?)?.nids)
+        Some(&self.entry(nid)?.nids)
     }
 
     /// NIDs that are kept.
@@ -133,11 +239,20 @@ impl Aliases {
     }
 
     /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
-    /// address it has the last word; NIDs that another node has told of stay that one's. Gives whether anything changed.
+    /// address it has the last word; NIDs that another node has told of stay that one's. A peer by hand stays as it is, and is
+    /// known to have been heard. Gives whether anything changed.
     pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+        let own = nids.iter().find(|n| n.ip() == Some(by) && self.is_by_hand(**n));
+        if let Some(told) = own.and_then(|n| self.told.get_mut(self.by_nid.get(n)?))
+            && let Teller::Hand { heard, .. } = &mut told.teller
+        {
+            return !std::mem::replace(heard, true);
+        }
         let mut heard = false;
+        // Their word counts once the peer by hand is deleted.
+        let by_hand = self.by_hand > 0 && nids.iter().take(OF_ONE).any(|n| self.is_by_hand(*n));
         for nid in nids.iter().take(OF_ONE).filter(|n| n.ip() == Some(by)) {
-            if self.contests.contains_key(nid) || self.claim_on(*nid).is_some() {
+            if by_hand || self.contests.contains_key(nid) || self.claim_on(*nid).is_some() {
                 let said: Nids = nids.iter().copied().take(OF_ONE).collect();
                 let contest = self.contest_of(*nid);
                 heard |= contest.word == Word::Awaited || contest.said != said;
@@ -154,8 +269,11 @@ impl Aliases {
         let Some(primary) = nids.first().copied() else { return false };
         let mut own = Nids::new();
         for nid in nids.iter().take(OF_ONE) {
-            let other = self.by_nid.get(nid).and_then(|n| self.told.get(n));
-            let free = other.is_none_or(|o| o.by == by || o.nids.first() == Some(&primary));
+            let other = self.entry(*nid);
+            if other.is_some_and(Told::is_by_hand) {
+                continue;
+            }
+            let free = other.is_none_or(|o| o.by() == Some(by) || o.nids.first() == Some(&primary));
             if (free && self.may_have(by, *nid) || nid.ip() == Some(by)) && !own.contains(nid) {
                 own.push(*nid);
             }
@@ -165,11 +283,11 @@ impl Aliases {
         if own.first() != Some(&primary) || lent {
             return false;
         }
-        if let Some(known) = self.by_nid.get(&primary).and_then(|n| self.told.get(n)) {
+        if let Some(known) = self.entry(primary) {
             if known.nids == own {
                 return false;
             }
-            let speaks = known.by == by || known.nids.iter().any(|n| n.ip() == Some(by));
+            let speaks = known.by() == Some(by) || known.nids.iter().any(|n| n.ip() == Some(by));
             if !speaks {
                 return false;
             }
@@ -188,7 +306,7 @@ impl Aliases {
         share.entries += 1;
         share.told.push_back(n);
         self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
-        self.told.insert(n, Told { nids: own, by, host });
+        self.told.insert(n, Told { nids: own, teller: Teller::Node { by, host } });
         true
     }
 
@@ -207,12 +325,13 @@ impl Aliases {
 
     /// Another node's claim that has this NID, and of which the NID's own node has not said the same.
     pub(crate) fn claim_on(&self, nid: Nid) -> Option<Claim> {
-        let told = self.told.get(self.by_nid.get(&nid)?)?;
-        if nid.ip() == Some(told.by) || self.agrees(nid, told.by) {
+        let told = self.entry(nid)?;
+        let by = told.by()?;
+        if nid.ip() == Some(by) || self.agrees(nid, by) {
             return None;
         }
-        let speaker = told.nids.iter().copied().find(|n| n.ip() == Some(told.by))?;
-        Some(Claim { speaker, host: told.by, nids: told.nids.clone(), down: 0 })
+        let speaker = told.nids.iter().copied().find(|n| n.ip() == Some(by))?;
+        Some(Claim { speaker, host: by, nids: told.nids.clone(), down: 0 })
     }
 
     /// The node of a NID that another claims is there, and is asked: nobody acts for it before it answers. Gives whether that is new.
@@ -227,7 +346,7 @@ impl Aliases {
 
     /// Whether the NID's node has been asked whether it is the one that claims it.
     pub(crate) fn is_awaited(&self, nid: Nid) -> bool {
-        self.word(nid) == Word::Awaited
+        self.word(nid) == Word::Awaited && !self.is_by_hand(nid)
     }
 
     /// The node of `speaker` says that it has `nids`, and `nid` among them, which is a peer's that is there: `nid` is its alone from
@@ -248,8 +367,8 @@ impl Aliases {
 
     /// The NID is that peer's no longer, whose other NIDs stay unless it was the one that they go by; gives whether it was anybody's.
     fn take_out(&mut self, nid: Nid) -> bool {
-        let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get(n)) else { return false };
-        let (by, host) = (told.by, told.host);
+        let Some(told) = self.entry(nid) else { return false };
+        let Teller::Node { by, host } = told.teller else { return false };
         let rest: Nids = told.nids.iter().copied().filter(|n| *n != nid).collect();
         let leads = told.nids.first() == Some(&nid) || nid.ip() == Some(by);
         self.forget(nid);
@@ -281,7 +400,11 @@ impl Aliases {
         for nid in &told.nids {
             self.by_nid.remove(nid);
         }
-        if let Some(share) = self.shares.get_mut(&told.host) {
+        let Teller::Node { host, .. } = told.teller else {
+            self.by_hand -= told.nids.len().min(self.by_hand);
+            return true;
+        };
+        if let Some(share) = self.shares.get_mut(&host) {
             share.nids -= told.nids.len().min(share.nids);
             share.entries = share.entries.saturating_sub(1);
             // Names of entries that are gone do not pile up.
@@ -293,7 +416,7 @@ impl Aliases {
             }
             trim(&mut share.told);
             if share.entries == 0 {
-                self.shares.remove(&told.host);
+                self.shares.remove(&host);
             }
         }
         true
@@ -302,14 +425,14 @@ impl Aliases {
     /// Makes room for `n` more NIDs of a host.
     fn make_room(&mut self, host: IpAddr, n: usize) -> bool {
         loop {
-            let free = OF_ALL.saturating_sub(self.by_nid.len());
+            let free = (OF_ALL + self.by_hand).saturating_sub(self.by_nid.len());
             let own = self.shares.get(&host).map_or(0, |s| s.nids);
             if own + n <= free {
                 return true;
             }
             let oldest = match self.shares.get(&host).and_then(|s| s.told.front().copied()) {
                 Some(own) => Some(own),
-                None => self.told.first_key_value().map(|(n, _)| *n),
+                None => self.told.first_key_value().filter(|(_, t)| !t.is_by_hand()).map(|(n, _)| *n),
             };
             if !oldest.is_some_and(|n| self.remove(n)) {
                 return false;

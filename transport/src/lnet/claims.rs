@@ -57,7 +57,10 @@ impl Lnet {
     pub(super) fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
         let Claim { speaker, host, nids, down } = claim;
         for nid in nids.iter().filter(|n| *n != speaker) {
-            if self.aliases.same(*nid, *speaker) || self.aliases.agrees(*nid, *host) {
+            if self.aliases.same(*nid, *speaker)
+                || self.aliases.agrees(*nid, *host)
+                || self.aliases.is_by_hand(*nid)
+            {
                 continue;
             }
             let Some((ni, peer)) = self.there(cx, lnds, *nid) else { continue };

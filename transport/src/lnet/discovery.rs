@@ -348,7 +348,7 @@ impl Lnet {
             return Some(tx);
         }
         let (nid, now) = (self.id_of(subject)?.nid, cx.now);
-        let is_alias = self.aliases.nids(nid).is_some();
+        let is_alias = self.aliases.is_told(nid);
         let known = self.known(subject)?;
         if is_alias && known.standing.apply(Step::Heard).is_some() {
             return Some(tx);

@@ -9,6 +9,7 @@ pub(crate) mod aliases;
 mod answer;
 pub mod api;
 mod buffers;
+pub mod by_hand;
 mod causes;
 mod claims;
 mod class;
@@ -311,7 +312,7 @@ impl Lnet {
             nis,
             sequence: cfg.sequence(),
             newest: None,
-            aliases: Aliases::default(),
+            aliases: Aliases::first(&cfg.peers),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),
             health: Health::default(),

@@ -72,7 +72,7 @@ impl Lnet {
             return;
         }
         let now = cx.now;
-        let is_alias = self.aliases.nids(hdr.src_nid).is_some();
+        let is_alias = self.aliases.is_told(hdr.src_nid);
         if !whole {
             // Large enough for what was pushed, in steps that do not follow each byte.
             let wanted = hdr.payload_len.min(PUSH_ROOM_MAX);

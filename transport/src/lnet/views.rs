@@ -84,7 +84,7 @@ impl Lnet {
             nid,
             primary,
             own: peer.map(|p| self.nid_of(p.ni)),
-            multi_rail: self.aliases.nids(nid).is_some() || features & ping::FEAT_MULTI_RAIL != 0,
+            multi_rail: self.aliases.multi_rail(nid).unwrap_or(features & ping::FEAT_MULTI_RAIL != 0),
             up: health.is_none_or(|p| !p.down),
             health: health.map_or(BEST, |p| p.value),
             causes: health.map(|p| p.causes).unwrap_or_default(),

@@ -61,7 +61,7 @@ use super::run::{Control, NodeEnd, Order, Turn, run};
 use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockStreams};
 use super::streams::Streams;
-use crate::lnd::{Accept, Config, NIS_MAX, Route, RouteError, SHARDS_MAX, Shards};
+use crate::lnd::{Accept, Config, NIS_MAX, PeerByHand, PeerError, Route, RouteError, SHARDS_MAX, Shards};
 use crate::node::Machine;
 use crate::stream::{Protocol, ShardId};
 use crate::wire::{Nid, NidParseError};
@@ -158,6 +158,9 @@ pub enum BuildError {
     /// A route that the node cannot have.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// A peer by hand that it cannot have.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// No thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
@@ -324,6 +327,7 @@ impl NodeBuilder {
             }
         }
         Route::check_all(&self.config.routes, &nids)?;
+        PeerByHand::check_all(&self.config.peers, &nids)?;
         let lcores = l.count;
         if lcores == 0 || lcores > SHARDS_MAX {
             return Err(BuildError::Lcores(lcores));

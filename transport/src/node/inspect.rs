@@ -23,7 +23,8 @@ pub use super::loop_stats::LoopStats;
 pub use super::nis::{AboutNis, NiAsk, Site};
 pub use super::pages::{PAGE, Peers, Rows};
 use crate::lnd::tunables::Change;
-use crate::lnd::{Config, Counters, NIS_MAX, ROUTES_MAX, RouteError};
+use crate::lnd::{BY_HAND_MAX, Config, Counters, NIS_MAX, PeerByHand, PeerError, ROUTES_MAX, RouteError};
+use crate::lnet::by_hand::{ByHandView, PeerAsk};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
@@ -166,6 +167,17 @@ pub struct AboutRoutes {
     pub routes: Vec<RouteView>,
 }
 
+/// A question about peers by hand.
+#[derive(Debug)]
+pub struct AboutByHand {
+    /// An order, before they are shown.
+    pub ask: Option<PeerAsk>,
+    /// Answer to the order.
+    pub done: Result<(), PeerError>,
+    /// Their NIDs; the asker has made room for [`BY_HAND_MAX`].
+    pub nids: Vec<ByHandView>,
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Question {
@@ -193,6 +205,8 @@ pub enum Question {
     Routing(Box<RoutingView>),
     /// Shows routes, or changes them.
     Routes(Box<AboutRoutes>),
+    /// Shows peers by hand, or changes them.
+    ByHand(Box<AboutByHand>),
     /// Shows places for NIs, or changes one.
     Nis(Box<AboutNis>),
 }
@@ -511,6 +525,31 @@ impl Inspection {
             done = about.done;
             if lcore == 0 {
                 all = about.routes;
+            }
+            if done.is_err() || ask.is_none() {
+                break;
+            }
+        }
+        Ok((done, all))
+    }
+
+    /// Changes the peers by hand on all lcores, if `ask` says so, and gives them; and why they were not changed.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
+    pub fn by_hand(
+        &self,
+        ask: Option<&PeerAsk>,
+    ) -> Result<(Result<(), PeerError>, Vec<PeerByHand>), NoAnswer> {
+        let (mut done, mut all) = (Ok(()), Vec::new());
+        for lcore in 0..self.mailboxes.len() {
+            // All have the same ones: one is asked for them.
+            let room = if lcore == 0 { BY_HAND_MAX } else { 0 };
+            let about = AboutByHand { ask: ask.cloned(), done: Ok(()), nids: Vec::with_capacity(room) };
+            let Question::ByHand(about) = self.ask(lcore, Question::ByHand(Box::new(about)))? else { break };
+            done = about.done;
+            if lcore == 0 {
+                all = ByHandView::peers(&about.nids);
             }
             if done.is_err() || ask.is_none() {
                 break;

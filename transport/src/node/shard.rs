@@ -342,6 +342,13 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 let room = about.routes.capacity();
                 about.routes.extend(self.machine.routes().take(room));
             }
+            Question::ByHand(about) => {
+                if let Some(ask) = about.ask.as_ref() {
+                    about.done = self.machine.peer_by_hand(now, ask);
+                }
+                let room = about.nids.capacity();
+                about.nids.extend(self.machine.by_hand().take(room));
+            }
             Question::Nis(about) => self.asked_of_nis(now, about),
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {

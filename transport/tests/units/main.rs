@@ -4,6 +4,7 @@ mod acks;
 mod answers;
 mod bad_input;
 mod builder;
+mod by_hand;
 mod captures;
 mod claims;
 mod copy_jobs;

@@ -35,7 +35,8 @@ use self::beside::Beside;
 pub use self::beside::BesideError;
 pub use self::nis::Places;
 use crate::lnd::tunables::Change;
-use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, RouteError};
+use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, PeerError, RouteError};
+use crate::lnet::by_hand::{ByHandView, PeerAsk};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{Delivery, Event, Lnet, Op, RoutingAsk, RoutingView, ShardMsg};
@@ -351,6 +352,23 @@ impl Machine {
     /// The routes of this shard, in the order in which they came.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
         self.lnet.routes()
+    }
+
+    /// Adds or deletes a peer by hand of this shard at `now`, in ns; every shard of a node has the same.
+    ///
+    /// # Errors
+    /// [`PeerError`]
+    pub fn peer_by_hand(&mut self, now: u64, ask: &PeerAsk) -> Result<(), PeerError> {
+        let Machine { lnet, cx, lnds, .. } = self;
+        cx.now = cx.now.max(now);
+        let done = lnet.peer_ask(cx, lnds, ask);
+        self.settle();
+        done
+    }
+
+    /// NIDs of the peers by hand of this shard, those of a peer one after the other.
+    pub fn by_hand(&self) -> impl Iterator<Item = ByHandView> + '_ {
+        self.lnet.by_hand()
     }
 
     /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
