@@ -24,8 +24,8 @@
 //! every message. So credits, queues and resends know whole messages only, and the order on a connection is what it was.
 //!
 //! A header on a stream promises a payload. If that does not come the set has to end, and with it what is queued there for others.
-//! So a sender whose message broke off is stored for [`SOURCE_BARRED`] from then on, whoever its messages are for, and what is for
-//! that next hop for [`HOP_BARRED`], whoever sends it: however many strangers there are, a peer loses one set in that time. A sender
+//! So a sender whose message broke off, or was slow, is stored for [`SOURCE_BARRED`] from then on, whoever its messages are for, and what
+//! is for the next hop of one that broke off for [`HOP_BARRED`], whoever sends it: however many strangers there are, a peer loses one set in that time. A sender
 //! must keep a pace (`socklnd::begun`), so a connection is held up for no longer than half of a time-out.
 //!
 //! A bucket of which a message comes or leaves in parts does not move.
@@ -48,6 +48,8 @@ use crate::wire::{LnetHdr, ProcessId};
 
 /// Time for which messages of a host that broke one off are stored, in ns.
 const SOURCE_BARRED: u64 = 600 * SEC;
+/// A message that takes longer than such a part of the time-out to come is a slow sender's.
+const SLOW: u64 = 50;
 /// Time for which messages for a next hop are stored that lost a set so, in ns.
 const HOP_BARRED: u64 = 60 * SEC;
 /// Addresses that are barred at a time; with more, all are.
@@ -162,8 +164,8 @@ impl Barred {
 pub(super) struct Cuts {
     /// Name of the next one that comes.
     next: u64,
-    /// Those that come here, by the home of their next hop.
-    coming: OwnMap<u64, ShardId>,
+    /// Those that come here: the home of their next hop, and when they began, in ns.
+    coming: OwnMap<u64, (ShardId, u64)>,
     /// Those whose next hop's home is here.
     leaving: OwnMap<u64, Leaving>,
     /// Hosts that broke a message off.
@@ -232,7 +234,8 @@ impl Lnet {
             }
             _ => None,
         };
-        if last.is_none()
+        let began = self.cuts.coming.get(&cut).map_or(cx.now, |c| c.1);
+        if (last.is_none() || cx.now.saturating_sub(began) > cx.cfg.timeout() / SLOW)
             && let Some(ip) = peer.and_then(|p| self.host_of(cx, p))
         {
             self.cuts.sources.bar(cx.now, ip, cx.now + SOURCE_BARRED);
@@ -252,7 +255,7 @@ impl Lnet {
         // Without one its parts find nobody.
         let Some(hop) = self.next_hop(cx, lnds, lease, hdr) else { return };
         let (home, msg) = (hop.home(cx), passed(hdr, Payload::empty(), lease));
-        self.cuts.coming.insert(cut, home);
+        self.cuts.coming.insert(cut, (home, cx.now));
         if home == cx.cfg.shards.me {
             self.keep_cut(cut, (hop.ni, hop.via), msg);
         } else {
@@ -285,10 +288,10 @@ impl Lnet {
         pieces: Pieces,
     ) {
         match self.cuts.coming.get(&cut) {
-            Some(home) if *home == cx.cfg.shards.me => {
+            Some((home, _)) if *home == cx.cfg.shards.me => {
                 self.cut_hears(cx, lnds, cut, CutEvent::Part, pieces);
             }
-            Some(home) => self.post(*home, Body::CutPart(cut, pieces)),
+            Some((home, _)) => self.post(*home, Body::CutPart(cut, pieces)),
             None => {}
         }
     }
@@ -302,8 +305,8 @@ impl Lnet {
         last: Option<Pieces>,
     ) {
         match self.cuts.coming.remove(&cut) {
-            Some(home) if home == cx.cfg.shards.me => self.cut_ends(cx, lnds, cut, last),
-            Some(home) => self.post(home, Body::CutEnds(cut, last)),
+            Some((home, _)) if home == cx.cfg.shards.me => self.cut_ends(cx, lnds, cut, last),
+            Some((home, _)) => self.post(home, Body::CutEnds(cut, last)),
             None => {}
         }
     }

@@ -267,6 +267,34 @@ fn who_is_too_slow_loses_its_set_and_holds_nobody_up_for_long() {
     }
 }
 
+/// A sender that keeps the pace, and takes long, holds a next hop up once.
+#[test]
+fn who_is_slow_is_stored_from_then_on() {
+    for shards in [1, 2] {
+        for slow in [false, true] {
+            let mut w = world(&cutting(), shards);
+            let (mut hand, _) = half_way(&mut w);
+            for _ in 0..8 {
+                hand.gives(&mut w, 64 << 10);
+                w.run(if slow { SEC / 2 } else { SEC / 50 });
+            }
+            hand.gives(&mut w, MIB);
+            w.run(SEC);
+            let before = w.count();
+            assert_eq!((before.forward_cut_msgs, before.forward_cut_aborted), (1, 0));
+            hand.again(&mut w, a(66), b(3), MIB);
+            hand.gives(&mut w, MIB / 2);
+            w.run(SEC / 10);
+            let c = w.count();
+            let (cut, barred) = if slow { (1, 1) } else { (2, 0) };
+            assert_eq!((c.forward_cut_msgs, c.forward_cut_barred), (cut, barred), "{shards} {slow}");
+            hand.gives(&mut w, MIB);
+            w.run(5 * SEC);
+            assert_eq!(w.count().forwarded_msgs, before.forwarded_msgs + 1);
+        }
+    }
+}
+
 /// What is shorter than a part never begins, so a header and a byte hold nothing up.
 #[test]
 fn nothing_begins_before_a_useful_amount_is_here() {
