@@ -218,7 +218,7 @@ fn find(b: &[u8], wanted: &dyn Fn(&Attribute<'_>) -> bool) -> Dump {
             }
         }
     }
-    // What is cut short ends it.
+    // A part that is cut short ends it.
     if rest == 0 { Dump::More } else { Dump::End }
 }
 

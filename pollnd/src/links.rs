@@ -28,7 +28,7 @@ pub(crate) struct Links {
     thread: JoinHandle<()>,
 }
 
-/// What is known of the interface with an address.
+/// State of the interface with an address, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Known {
     /// An interface had the address itself. Others are the machine's by a route, as all of 127.0.0.0/8.
@@ -83,7 +83,7 @@ fn watch(front: &Inspection, fd: &OwnedFd, stop: &UnixStream) {
     let mut sound = false;
     let mut buf = vec![0; 16 << 10];
     loop {
-        // What comes while it is looked is another reason to look.
+        // A change that comes meanwhile is another reason to look.
         sound = look(front, &mut known) && sound;
         let again = Some(if sound { &SELDOM } else { &AGAIN });
         let mut fds = [PollFd::new(fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];

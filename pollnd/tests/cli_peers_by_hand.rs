@@ -144,7 +144,7 @@ fn files_have_peers() {
     at.ctl(&node, &["import", path]).good();
     assert_eq!(at.peers(&node), [shown_two, shown_four].concat());
 
-    // What a file names goes, and what is not there stops nothing.
+    // All that a file names goes, and a name that is not there stops nothing.
     let gateway = nid(own_ip());
     at.ctl(&node, &["route", "add", "--net", "tcp7", "--gateway", &gateway]).good();
     let routes = format!("route: [{{net: tcp7, gateway: \"{gateway}\"}}]\n");

@@ -86,7 +86,7 @@ impl Beside {
         self.through.p50_us - self.direct.p50_us
     }
 
-    /// What a router adds to the round trip of 1 MiB, to that of one hop: stored, and cut through.
+    /// Time that a router adds to the round trip of 1 MiB, to that of one hop: stored, and cut through.
     fn added_to_long(&self) -> [f64; 2] {
         [&self.through, &self.cut].map(|s| s.long_p50_us).map(|us| us / self.direct.long_p50_us - 1.0)
     }

@@ -141,7 +141,7 @@ mod tests {
         m.peers.iter().map(|(p, _)| p.to_string()).collect()
     }
 
-    /// What lnetctl exports, with its readings, and without.
+    /// Texts that lnetctl exports, with its readings, and without.
     #[test]
     fn peers_of_an_export_are_read_and_written_again() {
         let golden = |name: &str| {

@@ -309,12 +309,12 @@ impl Order {
 
 /// A change of a node that runs.
 struct Step {
-    /// What is said of it.
+    /// Words for who asked.
     told: String,
-    /// What it changes.
+    /// Name of the thing that it changes.
     name: &'static str,
     to: Order,
-    /// What takes it back.
+    /// Order that takes it back.
     back: Order,
 }
 
@@ -407,7 +407,7 @@ fn level(old: &ServeArgs, new: &ServeArgs) -> Option<String> {
 }
 
 impl Outcome {
-    /// What a node answered.
+    /// An outcome, from a node's answer.
     pub(crate) fn read(answer: &Value) -> Outcome {
         let texts = |name: &str| -> Option<Vec<String>> {
             Some(answer[name].as_array()?.iter().filter_map(|t| t.as_str().map(str::to_owned)).collect())

@@ -1,4 +1,4 @@
-//! What an NI of a node has, as lnetctl shows it: its interface, and settings.
+//! Facts about an NI of a node, as lnetctl shows them: its interface, and settings.
 
 use transport::lnd::Config;
 use transport::wire::Nid;

@@ -224,7 +224,7 @@ fn a_router_is_one_by_its_file_and_ceases_to_be_one_by_it() {
     buffers().says(&["nbuffers: 100"]);
     ctl(&["route", "show", "--net", "tcp8"]).good().says(&["net: tcp8"]);
     ctl(&["route", "show", "--net", "eth8"]).failed(234, &["cannot parse net"]);
-    // What is passed over is said to who asks.
+    // Whoever asks is told of all that is passed over.
     config(&dir, &text("routing: {enable: 0}\nudsp: []\n"));
     let done = configure(&up, &["apply"]).good();
     let done = done.says(&["forwarding: was enabled, is disabled"]);
