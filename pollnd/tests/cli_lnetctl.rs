@@ -7,8 +7,7 @@ mod proc;
 
 use std::path::Path;
 
-use proc::{End, Proc, nid, own_ip, pollnd};
-use tempfile::TempDir;
+use proc::{Place, Proc, nid, own_ip};
 
 const PORT: [&str; 2] = ["--accept-port", "10988"];
 
@@ -17,23 +16,10 @@ fn golden(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Nodes with control sockets in a folder of their own.
-struct Place(TempDir);
-
 impl Place {
-    fn start(&self, args: &[&str]) -> Proc {
-        let mut c = pollnd(args);
-        c.env("XDG_RUNTIME_DIR", self.0.path());
-        Proc::start(c)
-    }
-
     fn node(&self, nids: &[&str]) -> Proc {
         let more: Vec<&str> = nids[1..].iter().flat_map(|n| ["--ni", n]).collect();
         self.start(&[&["node", "--nid", nids[0]], &more[..], &PORT].concat()).up()
-    }
-
-    fn ctl(&self, node: &Proc, args: &[&str]) -> End {
-        self.start(&[&["lnetctl", "--node", &node.id().to_string()], args].concat()).end()
     }
 }
 

@@ -16,33 +16,15 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use proc::{End, Proc, eventually, nid, own_ip, pollnd};
+use proc::{Place, Proc, eventually, nid, own_ip, pollnd};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// Nodes of one test, whose control sockets are in a folder of their own. They listen where anybody may.
-struct Place(TempDir);
 
 const PORT: [&str; 2] = ["--accept-port", "10988"];
 
 impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn start(&self, args: &[&str]) -> Proc {
-        let mut c = pollnd(args);
-        c.env("XDG_RUNTIME_DIR", self.0.path());
-        Proc::start(c)
-    }
-
-    fn run(&self, args: &[&str]) -> End {
-        self.start(args).end()
-    }
-
     fn node(&self, ip: Ipv4Addr) -> Proc {
         self.start(&[&["node", "--nid", &nid(ip)], &PORT[..]].concat()).up()
     }

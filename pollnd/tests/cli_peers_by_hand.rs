@@ -7,32 +7,14 @@ mod proc;
 
 use std::path::PathBuf;
 
-use proc::{End, Proc, eventually, nid, own_ip, pollnd};
+use proc::{Place, Proc, eventually, nid, own_ip};
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 const PORT: [&str; 2] = ["--accept-port", "10991"];
 
-/// Nodes with control sockets in a folder of their own.
-struct Place(TempDir);
-
 impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn start(&self, args: &[&str]) -> Proc {
-        let mut c = pollnd(args);
-        c.env("XDG_RUNTIME_DIR", self.0.path());
-        Proc::start(c)
-    }
-
     fn node(&self, more: &[&str]) -> Proc {
         self.start(&[&["node"], more, &PORT].concat()).up()
-    }
-
-    fn ctl(&self, node: &Proc, args: &[&str]) -> End {
-        self.start(&[&["lnetctl", "--node", &node.id().to_string()], args].concat()).end()
     }
 
     /// Peers of a node: their primary NIDs, whether they are Multi-Rail, and all NIDs.

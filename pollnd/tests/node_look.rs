@@ -13,35 +13,17 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pcap_file::pcap::PcapReader;
-use proc::{End, Proc, pollnd};
+use proc::{Place, Proc};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType, connect, recv, send, socket,
 };
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// Two ends of a link; control sockets in a folder of the test's own.
-struct Place(TempDir);
 
 const A: &str = "10.9.0.1";
 const B: &str = "10.9.0.2";
 
 impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn start(&self, args: &[&str]) -> Proc {
-        let mut c = pollnd(args);
-        c.env("XDG_RUNTIME_DIR", self.0.path());
-        Proc::start(c)
-    }
-
-    fn run(&self, args: &[&str]) -> End {
-        self.start(args).end()
-    }
-
     fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }

@@ -293,3 +293,27 @@ impl End {
         serde_json::from_str(self.out.trim()).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
     }
 }
+
+/// Nodes of one test, whose control sockets are in a folder of their own.
+pub(crate) struct Place(pub(crate) tempfile::TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn start(&self, args: &[&str]) -> Proc {
+        let mut c = pollnd(args);
+        c.env("XDG_RUNTIME_DIR", self.0.path());
+        Proc::start(c)
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> End {
+        self.start(args).end()
+    }
+
+    /// `pollnd lnetctl` of a node.
+    pub(crate) fn ctl(&self, node: &Proc, args: &[&str]) -> End {
+        self.run(&[&["lnetctl", "--node", &node.id().to_string()], args].concat())
+    }
+}
