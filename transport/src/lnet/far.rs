@@ -184,7 +184,7 @@ impl Lnet {
 
     /// Those that were asked by an NI that is deleted are forgotten, and what waits for their answers ends.
     pub(super) fn fars_end(&mut self, cx: &mut Cx, ni: NiId, why: LnetError) {
-        for key in (0..self.fars.all.capacity()).filter_map(|i| self.fars.all.key_at(i)).collect::<Vec<_>>() {
+        for key in self.fars.all.keys().collect::<Vec<_>>() {
             let Some(far) = self.fars.get(key).filter(|f| f.ni == ni) else { continue };
             if let Some(serial) = far.discovery.serial() {
                 self.discovery.asked.remove(&serial);

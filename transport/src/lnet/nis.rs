@@ -104,8 +104,7 @@ impl Lnet {
     fn end_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], at: NiId) {
         let why = LnetError::NoNi;
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == at);
-        let peers: Vec<Key> =
-            (0..self.peers.capacity()).filter_map(|i| self.peers.key_at(i)).filter(of).collect();
+        let peers: Vec<Key> = self.peers.keys().filter(of).collect();
         let Some(lnd) = lnds.get_mut(at.index()) else { return };
         for peer in &peers {
             let Some(p) = self.peers.get_mut(*peer) else { continue };
