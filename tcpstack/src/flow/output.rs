@@ -24,6 +24,8 @@ pub(crate) enum Served {
     Done,
     /// More to do at the next turn.
     Again,
+    /// An ACK waits for data to go with.
+    AckWaits,
     /// smoltcp did not take what it must, or the connection cannot go on.
     Broken,
 }
@@ -55,9 +57,9 @@ impl Flow {
             && self.scaled.leads(&self.rcv, &self.snd, window);
         if alone {
             if unacked > 0 {
-                if self.may_wait(phase, unacked) {
-                    self.rcv.ack_soon();
-                    return Served::Again;
+                if self.may_wait(phase, unacked, cx.now) {
+                    self.rcv.ack_within(cx.now, cx.cfg.ack_wait);
+                    return Served::AckWaits;
                 }
                 self.rcv.ack_now();
             }
@@ -76,9 +78,9 @@ impl Flow {
             }
             // smoltcp's account of received bytes lags ([`super::scaled`]), so it is not asked whether to acknowledge.
             let asks = self.scaled.wants_poll(&self.rcv, &self.snd, window);
-            if (unacked > 0 || asks) && self.may_wait(phase, unacked) {
-                self.rcv.ack_soon();
-                return Served::Again;
+            if (unacked > 0 || asks) && self.may_wait(phase, unacked, cx.now) {
+                self.rcv.ack_within(cx.now, cx.cfg.ack_wait);
+                return Served::AckWaits;
             }
             if unacked > 0 {
                 self.rcv.ack_now();
@@ -121,10 +123,10 @@ impl Flow {
         self.scaled.permits_all() && self.scaled.permit() >= self.snd.end()
     }
 
-    /// Whether the only thing to say is an ACK of little, which may go with data at the next turn.
+    /// Whether the only thing to say is an ACK of little, which may go with data that is still to come.
     #[inline]
-    fn may_wait(&self, phase: Phase, unacked: u64) -> bool {
-        self.rcv.only_bytes_due()
+    fn may_wait(&self, phase: Phase, unacked: u64, now: u64) -> bool {
+        self.rcv.ack_may_wait(now)
             && !self.scaled.must_ask()
             && !self.snd.has_lost()
             && unacked > 0
