@@ -62,9 +62,6 @@ pub struct StackConfig {
     pub sack: bool,
     /// Congestion control.
     pub congestion: Congestion,
-    /// Longest time that the ACK of less than two full segments waits for data to go with, in ns; with 0 it goes with the next
-    /// turn (RFC 9293 §3.8.6.3: less than 0.5 s).
-    pub ack_wait: u64,
     /// Delay that a peer is first assumed to hold the ACK of a lone segment for, in ns (RFC 8985 §7.2); the connection
     /// learns what it really does.
     pub tlp_ack_delay: u64,
@@ -120,7 +117,6 @@ impl StackConfig {
             timestamps: true,
             sack: true,
             congestion: Congestion::Cubic,
-            ack_wait: 20_000,
             tlp_ack_delay: 25_000_000,
             rto: RtoLimits::default(),
             syn_retries: 6,

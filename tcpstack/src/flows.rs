@@ -5,7 +5,6 @@
 //!   Key ── table ──> slot ──> Flow            dirty      to be served, in order
 //!              └───> TIME-WAIT entry          starved    the window is held back for want of pool memory
 //!                                             resolving  the next hop is asked for
-//!                                             acks       an ACK waits for data to go with
 //!                                             wheel      the earliest deadline of each
 //! ```
 //!
@@ -57,8 +56,6 @@ pub(crate) struct Flows {
     dirty: VecDeque<u32>,
     starved: VecDeque<u32>,
     resolving: Vec<u32>,
-    /// Each with the time at which its ACK is due, in that order.
-    acks: VecDeque<(FlowId, u64)>,
     wheel: Wheel,
     fired: Vec<u32>,
     events: VecDeque<Turn>,
@@ -78,7 +75,6 @@ impl Flows {
             dirty: VecDeque::new(),
             starved: VecDeque::new(),
             resolving: Vec::new(),
-            acks: VecDeque::new(),
             wheel: Wheel::new(0),
             fired: Vec::with_capacity(at_once),
             events: VecDeque::new(),
@@ -261,32 +257,6 @@ impl Flows {
 
     // ---- those that wait ----
 
-    /// The ACK of a connection waits for data to go with.
-    #[inline]
-    pub(crate) fn ack_waits(&mut self, slot: u32) {
-        let id = self.id(slot);
-        if let Some(at) = self.at(slot).and_then(Flow::list_ack) {
-            self.acks.push_back((id, at));
-        }
-    }
-
-    /// Puts those whose ACK has waited long enough on the list to be served. All wait as long: the
-    /// first is due first, or no later than one such time before.
-    #[inline]
-    pub(crate) fn wake_acks(&mut self, now: u64) {
-        while let Some(&(id, at)) = self.acks.front()
-            && at <= now
-        {
-            self.acks.pop_front();
-            match self.get_mut(id).and_then(Flow::unlist_ack) {
-                Some(at) if at <= now => self.mark(id.slot()),
-                // Its ACK has gone with data, and another one waits since.
-                Some(_) => self.ack_waits(id.slot()),
-                None => {}
-            }
-        }
-    }
-
     /// Notes that the window of a connection is held back; whether that is new.
     #[inline]
     pub(crate) fn starve(&mut self, slot: u32) -> bool {
@@ -380,8 +350,8 @@ impl Flows {
     }
 
     /// The earliest deadlines: of connections, and of TIME-WAIT (ns).
-    pub(crate) fn deadlines(&self) -> [Option<u64>; 3] {
-        [self.wheel.next(), self.tw.deadline(), self.acks.front().map(|(_, at)| *at)]
+    pub(crate) fn deadlines(&self) -> [Option<u64>; 2] {
+        [self.wheel.next(), self.tw.deadline()]
     }
 
     // ---- events ----

@@ -296,18 +296,6 @@ impl Flow {
         self.stats.rx_bytes += n;
     }
 
-    /// See [`RecvSide::list_ack`].
-    #[inline]
-    pub(crate) fn list_ack(&mut self) -> Option<u64> {
-        self.rcv.list_ack()
-    }
-
-    /// See [`RecvSide::unlist_ack`].
-    #[inline]
-    pub(crate) fn unlist_ack(&mut self) -> Option<u64> {
-        self.rcv.unlist_ack()
-    }
-
     /// The window is held back for want of pool memory.
     #[inline]
     pub(crate) fn is_starved(&self) -> bool {

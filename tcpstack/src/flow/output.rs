@@ -24,8 +24,6 @@ pub(crate) enum Served {
     Done,
     /// More to do at the next turn.
     Again,
-    /// An ACK waits for data to go with.
-    AckWaits,
     /// smoltcp did not take what it must, or the connection cannot go on.
     Broken,
 }
@@ -57,9 +55,9 @@ impl Flow {
             && self.scaled.leads(&self.rcv, &self.snd, window);
         if alone {
             if unacked > 0 {
-                if self.may_wait(phase, unacked, cx.now) {
-                    self.rcv.ack_within(cx.now, cx.cfg.ack_wait);
-                    return Served::AckWaits;
+                if self.may_wait(phase, unacked) {
+                    self.rcv.ack_soon();
+                    return Served::Again;
                 }
                 self.rcv.ack_now();
             }
@@ -78,9 +76,9 @@ impl Flow {
             }
             // smoltcp's account of received bytes lags ([`super::scaled`]), so it is not asked whether to acknowledge.
             let asks = self.scaled.wants_poll(&self.rcv, &self.snd, window);
-            if (unacked > 0 || asks) && self.may_wait(phase, unacked, cx.now) {
-                self.rcv.ack_within(cx.now, cx.cfg.ack_wait);
-                return Served::AckWaits;
+            if (unacked > 0 || asks) && self.may_wait(phase, unacked) {
+                self.rcv.ack_soon();
+                return Served::Again;
             }
             if unacked > 0 {
                 self.rcv.ack_now();
@@ -123,10 +121,10 @@ impl Flow {
         self.scaled.permits_all() && self.scaled.permit() >= self.snd.end()
     }
 
-    /// Whether the only thing to say is an ACK of little, which may go with data that is still to come.
+    /// Whether the only thing to say is an ACK of little, which may go with data at the next turn.
     #[inline]
-    fn may_wait(&self, phase: Phase, unacked: u64, now: u64) -> bool {
-        self.rcv.ack_may_wait(now)
+    fn may_wait(&self, phase: Phase, unacked: u64) -> bool {
+        self.rcv.only_bytes_due()
             && !self.scaled.must_ask()
             && !self.snd.has_lost()
             && unacked > 0

@@ -36,7 +36,7 @@ const NO_FIN: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AckDue {
     No,
-    /// With data, or once [`RecvSide::ack_by`] is over.
+    /// With data, or at the next turn.
     Soon,
     /// At this turn.
     Now,
@@ -58,10 +58,6 @@ pub(super) struct RecvSide {
     sack: bool,
     ack_due: AckDue,
     dup_acks_due: u8,
-    /// Among the flows whose ACK waits for data.
-    ack_listed: bool,
-    /// Time until which [`AckDue::Soon`] waits for data, in ns.
-    ack_by: u64,
     ready: VecDeque<RxFrag>,
     /// Pool memory behind them, in bytes.
     ready_size: u64,
@@ -84,8 +80,6 @@ impl RecvSide {
             sack: false,
             ack_due: AckDue::No,
             dup_acks_due: 0,
-            ack_listed: false,
-            ack_by: 0,
             ready: VecDeque::new(),
             ready_size: 0,
             window: RxWindow::new(now),
@@ -440,31 +434,10 @@ impl RecvSide {
         self.ack_due = AckDue::Now;
     }
 
-    /// An ACK has to go out with data, or when the connection is served again.
+    /// An ACK has to go out with data, or at the next turn.
     #[inline]
     pub(super) fn ack_soon(&mut self) {
         self.ack_due = self.ack_due.max(AckDue::Soon);
-    }
-
-    /// An ACK has to go out with data, or `wait` ns from the first call on.
-    #[inline]
-    pub(super) fn ack_within(&mut self, now: u64, wait: u64) {
-        if self.ack_due == AckDue::No {
-            (self.ack_due, self.ack_by) = (AckDue::Soon, now.saturating_add(wait));
-        }
-    }
-
-    /// Time at which its ACK is due, of a flow that is not yet among those whose ACK waits: it is from now on.
-    #[inline]
-    pub(super) fn list_ack(&mut self) -> Option<u64> {
-        (!std::mem::replace(&mut self.ack_listed, true)).then_some(self.ack_by)
-    }
-
-    /// The flow is no longer among those whose ACK waits. Returns the time at which the ACK is due that it owes, if any.
-    #[inline]
-    pub(super) fn unlist_ack(&mut self) -> Option<u64> {
-        self.ack_listed = false;
-        (self.ack_due == AckDue::Soon).then_some(self.ack_by)
     }
 
     /// Whether ACKs have to go out at this turn. A peer without SACK counts duplicate ACKs, one for each segment out
@@ -474,15 +447,10 @@ impl RecvSide {
         self.dup_acks_due > 0 || self.ack_due == AckDue::Now || self.sacks.owes()
     }
 
-    /// Whether no ACK is due for another reason than that bytes were received in order, and may wait longer.
+    /// Whether no ACK is due for another reason than that bytes were received in order.
     #[inline]
-    pub(super) fn ack_may_wait(&self, now: u64) -> bool {
-        let waits = match self.ack_due {
-            AckDue::No => true,
-            AckDue::Soon => now < self.ack_by,
-            AckDue::Now => false,
-        };
-        waits && self.dup_acks_due == 0 && !self.sacks.owes()
+    pub(super) fn only_bytes_due(&self) -> bool {
+        self.ack_due == AckDue::No && self.dup_acks_due == 0 && !self.sacks.owes()
     }
 
     /// A bare ACK went out: one duplicate less is due.

@@ -214,7 +214,6 @@ impl<P: Port> Stack<P> {
         self.set_now(now);
         self.feed_starved();
         self.wake_resolved();
-        self.flows.wake_acks(self.now);
         let mut n = self.serve_all();
         if self.datagrams.is_used() {
             n += self.serve_datagrams();

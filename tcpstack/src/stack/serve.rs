@@ -107,9 +107,6 @@ impl<P: Port> Stack<P> {
         if again {
             self.flows.mark(i);
         }
-        if served == Served::AckWaits {
-            self.flows.ack_waits(i);
-        }
         match (served, phase) {
             (Served::Broken, _) => {
                 self.c.desync += 1;

@@ -39,7 +39,7 @@ pub fn pattern(len: usize, salt: u64) -> PageRun {
 }
 
 pub fn config(n: u8) -> StackConfig {
-    StackConfig { secret: Some([u64::from(n) * 77, 0xfeed]), ack_wait: 0, ..StackConfig::new(ip(n), 24) }
+    StackConfig { secret: Some([u64::from(n) * 77, 0xfeed]), ..StackConfig::new(ip(n), 24) }
 }
 
 pub struct World {

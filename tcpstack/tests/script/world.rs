@@ -73,7 +73,6 @@ impl Setup {
         let cfg = StackConfig {
             secret: Some([77, 0xfeed]),
             tx_window: 1 << 20,
-            ack_wait: 0,
             ..StackConfig::new(family.host(1), prefix)
         };
         let mtu = 1500 + family.extra();
@@ -128,7 +127,6 @@ impl Setup {
                     _ => return Err("cubic or reno".into()),
                 };
             }
-            "ack_wait" => c.ack_wait = t()?,
             "tlp_ack_delay" => c.tlp_ack_delay = t()?,
             "timestamps" => c.timestamps = onoff()?,
             "sack" => c.sack = onoff()?,
