@@ -25,8 +25,9 @@
 //!
 //! A header on a stream promises a payload. If that does not come the set has to end, and with it what is queued there for others.
 //! So a sender whose message broke off, or was slow, is stored for [`SOURCE_BARRED`] from then on, whoever its messages are for, and what
-//! is for the next hop of one that broke off for [`HOP_BARRED`], whoever sends it: however many strangers there are, a peer loses one set in that time. A sender
-//! must keep a pace (`socklnd::begun`), so a connection is held up for no longer than half of a time-out.
+//! is for the next hop of such a one for [`HOP_BARRED`], whoever sends it. However many strangers there are, a peer loses one set in that
+//! time, and one that comes slower than [`SLOW`] holds its connection up once: for a second at most, the pace that all must keep
+//! (`socklnd::pace`). Who is barred goes with the home of its address.
 //!
 //! A bucket of which a message comes or leaves in parts does not move.
 
@@ -42,15 +43,15 @@ use super::{Delivery, Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
 use crate::lnd::{Arrived, Config, Cx, Data, Lnd, NiId, Payload, Pieces, Stored};
-use crate::stream::ShardId;
 use crate::stream::slab::Key;
+use crate::stream::{Bucket, ShardId};
 use crate::wire::{LnetHdr, ProcessId};
 
 /// Time for which messages of a host that broke one off are stored, in ns.
 const SOURCE_BARRED: u64 = 600 * SEC;
-/// A message that takes longer than such a part of the time-out to come is a slow sender's.
-const SLOW: u64 = 50;
-/// Time for which messages for a next hop are stored that lost a set so, in ns.
+/// A message that takes longer to come than so, in ns, is a slow sender's.
+const SLOW: u64 = SEC / 10;
+/// Time for which messages for a next hop are stored that lost a set so, or was held up, in ns.
 const HOP_BARRED: u64 = 60 * SEC;
 /// Addresses that are barred at a time; with more, all are.
 const BARRED: usize = 256;
@@ -131,13 +132,14 @@ struct Leaving {
     msg: Msg,
     /// What has come of it, as long as nothing has left.
     pieces: Pieces,
-    /// The LND's name for it, once it leaves.
+    /// The LND's name for it, once it leaves, and since when it does, in ns.
     begun: Key,
+    since: u64,
 }
 
 /// Addresses that messages are stored for, until then, in ns.
 #[derive(Debug, Default)]
-struct Barred {
+pub(super) struct Barred {
     until: Vec<(IpAddr, u64)>,
     /// All are, since there were too many.
     all: u64,
@@ -151,6 +153,14 @@ impl Barred {
         } else {
             self.all = until;
         }
+    }
+
+    /// Takes out the addresses of a bucket. Where all are barred they are so there, too.
+    fn take(&mut self, b: Bucket) -> Barred {
+        let (of, rest) =
+            std::mem::take(&mut self.until).into_iter().partition(|(ip, _)| Bucket::of(*ip) == b);
+        self.until = rest;
+        Barred { until: of, all: self.all }
     }
 
     fn has(&self, now: u64, ip: Option<IpAddr>) -> bool {
@@ -235,7 +245,7 @@ impl Lnet {
             _ => None,
         };
         let began = self.cuts.coming.get(&cut).map_or(cx.now, |c| c.1);
-        if (last.is_none() || cx.now.saturating_sub(began) > cx.cfg.timeout() / SLOW)
+        if (last.is_none() || cx.now.saturating_sub(began) > SLOW)
             && let Some(ip) = peer.and_then(|p| self.host_of(cx, p))
         {
             self.cuts.sources.bar(cx.now, ip, cx.now + SOURCE_BARRED);
@@ -275,8 +285,8 @@ impl Lnet {
     }
 
     fn keep_cut(&mut self, cut: u64, (ni, via): (NiId, ProcessId), msg: Msg) {
-        let (pieces, begun) = (Pieces::default(), Key::NOWHERE);
-        self.cuts.leaving.insert(cut, Leaving { state: Fsm::START, ni, via, msg, pieces, begun });
+        let (pieces, begun, since) = (Pieces::default(), Key::NOWHERE, u64::MAX);
+        self.cuts.leaving.insert(cut, Leaving { state: Fsm::START, ni, via, msg, pieces, begun, since });
     }
 
     /// Gives a part to the home of the next hop.
@@ -341,6 +351,9 @@ impl Lnet {
             }
             CutAction::Keep => c.pieces.append(pieces),
             CutAction::Pass | CutAction::Last => {
+                if cx.now.saturating_sub(c.since) > SLOW {
+                    self.bar_hop(cx.now, &c);
+                }
                 if let Some(lnd) = lnds.get_mut(c.ni.index()) {
                     lnd.more(self, cx, c.begun, pieces, action == CutAction::Last);
                 }
@@ -372,9 +385,28 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(c.ni.index()) else { return };
         if lnd.break_off(self, cx, c.begun) {
             cx.counters.forward_cut_aborted += 1;
-            if let Some(ip) = c.via.nid.ip() {
-                self.cuts.hops.bar(cx.now, ip, cx.now + HOP_BARRED);
-            }
+            self.bar_hop(cx.now, c);
+        }
+    }
+
+    /// Messages for the next hop of this one are stored for a time.
+    fn bar_hop(&mut self, now: u64, c: &Leaving) {
+        if let Some(ip) = c.via.nid.ip() {
+            self.cuts.hops.bar(now, ip, now + HOP_BARRED);
+        }
+    }
+
+    /// The addresses of a bucket go to another shard: those that are barred are there, too.
+    pub(super) fn barred_leave(&mut self, b: Bucket) -> [Barred; 2] {
+        let Cuts { sources, hops, .. } = &mut self.cuts;
+        [sources, hops].map(|barred| barred.take(b))
+    }
+
+    pub(super) fn barred_come(&mut self, now: u64, barred: [Barred; 2]) {
+        let Cuts { sources, hops, .. } = &mut self.cuts;
+        for (here, came) in [sources, hops].into_iter().zip(barred) {
+            here.all = here.all.max(came.all);
+            came.until.into_iter().for_each(|(ip, until)| here.bar(now, ip, until));
         }
     }
 
@@ -396,9 +428,9 @@ impl Lnet {
         }
         let Some(entry) = self.take_credit(cx, peer, &mut c.msg) else { return };
         c.state.apply(CutEvent::Clear);
+        c.since = cx.now;
         cx.counters.forward_cut_msgs += 1;
-        // It is counted as forwarded when all of it has left.
-        (c.msg.forwarded, c.msg.payload) = (false, Payload::part(std::mem::take(&mut c.pieces)));
+        c.msg.payload = Payload::part(std::mem::take(&mut c.pieces));
         c.begun = lnd.begin(self, cx, entry, &mut c.msg, way);
     }
 }
@@ -423,6 +455,16 @@ mod tests {
         Leaving + Broken -> Over, Abort
         otherwise: it is ignored
         ");
+    }
+
+    #[test]
+    fn who_is_barred_goes_with_its_bucket() {
+        let ips = [1, 2, 3].map(|n| IpAddr::from([10, 0, 0, n]));
+        let mut here = Barred::default();
+        ips.iter().for_each(|ip| here.bar(0, *ip, 10));
+        let there = here.take(Bucket::of(ips[0]));
+        let of = |b: &Barred| ips.map(|ip| b.has(9, Some(ip)));
+        assert_eq!((of(&here), of(&there)), ([false, true, true], [true, false, false]));
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(crate) mod portal;
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 mod pushes;
+mod queues;
 mod rails;
 mod recovery;
 pub(crate) mod remote;

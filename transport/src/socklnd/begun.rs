@@ -116,6 +116,7 @@ impl<U: Upper> Socklnd<U> {
             c.sent = c.pushed;
         }
         let (id, bucket, end, deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
+        let until = cx.now + cx.cfg.timeout();
         if last {
             (c.window, c.begun) = (cx.cfg.tx_window, Key::NOWHERE);
         }
@@ -127,8 +128,8 @@ impl<U: Upper> Socklnd<U> {
             end,
             held: false,
             failed: None,
-            shares: false,
-            pieces: 0,
+            uses: Uses::default(),
+            until,
             whole: begun,
         });
         self.note_lend(conn, lend);

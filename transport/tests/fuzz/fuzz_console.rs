@@ -129,17 +129,7 @@ impl Lab {
                 member.turn(now, &mut ops);
                 if node == 0 {
                     busy |= self.console.turn(now, &mut asked);
-                    for (_, op) in &asked {
-                        match op {
-                            Op::Put { payload, .. } => {
-                                let bytes: Vec<u8> = payload.pieces().flatten().copied().collect();
-                                let m = Message::parse(&bytes).unwrap();
-                                assert!(survives(&m), "{m:?}");
-                            }
-                            Op::Attach { .. } => self.entries += 1,
-                            _ => {}
-                        }
-                    }
+                    self.look_at(&asked);
                     ops.append(&mut asked);
                 }
                 for (app, op) in ops.drain(..) {
@@ -149,6 +139,21 @@ impl Lab {
             }
             if !busy {
                 return;
+            }
+        }
+    }
+
+    /// What the console asks of its node: entries are counted, and nothing goes out that stops a kernel.
+    fn look_at(&mut self, asked: &Ops) {
+        for (_, op) in asked {
+            match op {
+                Op::Put { payload, .. } => {
+                    let bytes: Vec<u8> = payload.pieces().flatten().copied().collect();
+                    let m = Message::parse(&bytes).unwrap();
+                    assert!(survives(&m), "{m:?}");
+                }
+                Op::Attach { .. } => self.entries += 1,
+                _ => {}
             }
         }
     }
@@ -176,6 +181,8 @@ impl Lab {
                 cut = true;
                 let mut ops = Ops::new();
                 self.console.interrupt(self.net.now, &mut ops);
+                // It may be time to ask for signs of life, too.
+                self.look_at(&ops);
                 ops.drain(..).for_each(|(app, op)| self.net.input(0, Input::Cmd(app, op)));
             }
             while let Some(s) = self.console.said() {
@@ -227,6 +234,27 @@ fn run(input: &[u8]) {
     }
     assert_eq!((lab.console.under_way(), lab.entries), (0, 0), "{lines:#?}");
     assert!(!lab.console.has_session() && lab.console.is_idle(), "{lines:#?}");
+}
+
+/// Members are asked for a sign of life at the moment at which a verb is interrupted: those entries, too, are there and go.
+#[test]
+fn an_interruption_may_come_with_questions() {
+    for ticks in 0..8 {
+        let mut lab = Lab::new();
+        for l in ["new_session s", "add_group a 10.0.0.[1-2]@tcp"] {
+            lab.run(l);
+        }
+        // Signs are asked for each 8 s, of whom has been silent for 50 s.
+        lab.net.now += ticks * 8 * SEC;
+        lab.run("stat --delay 150 a");
+        assert!(lab.entries <= 2, "{}", lab.entries);
+        lab.run("end_session");
+        let end = lab.net.now + 2 * SEC;
+        while lab.net.now < end {
+            lab.step(end);
+        }
+        assert_eq!((lab.console.under_way(), lab.entries), (0, 0), "{ticks}");
+    }
 }
 
 #[test]
