@@ -1,6 +1,6 @@
 //! Placement of one message's payload: an object that is fed with fragments and knows nothing else.
 
-use hugepages::{LendOwner, PageRunMut, RxFrag};
+use hugepages::{LendOwner, OwnPages, PageRunMut, RxFrag};
 
 use super::counters::Counters;
 use super::memory::{Data, Sink};
@@ -17,6 +17,9 @@ pub(crate) enum Dest {
     Own(Vec<u8>),
 }
 
+/// Bytes from which on a copy has pages of its own.
+const OWN_PAGES: usize = 32 << 10;
+
 fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
     let room = run.bytes_mut().get_mut(at..).and_then(|b| b.get_mut(..bytes.len()));
     if let Some(room) = room {
@@ -32,6 +35,8 @@ pub(crate) struct Placement {
     done: u32,
     owner: LendOwner,
     pieces: Pieces,
+    /// Copies of what could not be lent, and of all behind it, so many bytes so far: one piece, the next.
+    copies: Option<(OwnPages, usize)>,
     sum: Option<Checksum>,
     /// Copying and summing wait for [`Placement::run`].
     later: bool,
@@ -49,7 +54,7 @@ impl Placement {
             }
             _ => Pieces::default(),
         };
-        Placement { dest, want, done: 0, owner, pieces, sum, later: false, ran: (0, 0) }
+        Placement { dest, want, done: 0, owner, pieces, copies: None, sum, later: false, ran: (0, 0) }
     }
 
     fn copies(&self) -> bool {
@@ -118,6 +123,7 @@ impl Placement {
 
     /// Takes out the pieces so far, of a payload that is lent and goes on before it is whole.
     pub(crate) fn take_part(&mut self) -> Pieces {
+        self.end_copies();
         std::mem::take(&mut self.pieces)
     }
 
@@ -184,19 +190,49 @@ impl Placement {
                 copy_into(run, *offset as usize + at as usize, frag.bytes());
                 counters.rx_copied_bytes += u64::from(take);
             }
-            Dest::Sink { sink: Sink::Lend(_), .. } => match frag.lend(self.owner) {
-                Ok(lent) => {
-                    counters.rx_lent_bytes += u64::from(take);
-                    self.pieces.push(RxPiece::Lent(lent));
+            Dest::Sink { sink: Sink::Lend(_), .. } => {
+                // Behind a copy in pages of its own all the rest is.
+                let lent = if self.copies.is_some() { Err(frag) } else { frag.lend(self.owner) };
+                match lent {
+                    Ok(lent) => {
+                        counters.rx_lent_bytes += u64::from(take);
+                        self.pieces.push(RxPiece::Lent(lent));
+                    }
+                    Err(frag) => {
+                        counters.rx_lend_refused += 1;
+                        counters.rx_copied_bytes += u64::from(take);
+                        self.copy(frag.bytes(), (self.want - at) as usize);
+                    }
                 }
-                Err(frag) => {
-                    counters.rx_lend_refused += 1;
-                    counters.rx_copied_bytes += u64::from(take);
-                    self.pieces.push(RxPiece::Copied(frag.bytes().into()));
-                }
-            },
+            }
         }
         rest
+    }
+
+    /// Copies bytes that could not be lent, the first of `left` that are to come. Long ones have pages of their own: what many such
+    /// messages held goes back to the kernel with them.
+    fn copy(&mut self, bytes: &[u8], left: usize) {
+        if self.copies.is_none() && left >= OWN_PAGES {
+            self.copies = OwnPages::new(left).ok().map(|pages| (pages, 0));
+        }
+        let Some((pages, n)) = &mut self.copies else {
+            return self.pieces.push(RxPiece::Copied(bytes.into()));
+        };
+        if let Some(room) = pages.bytes_mut().get_mut(*n..).and_then(|b| b.get_mut(..bytes.len())) {
+            room.copy_from_slice(bytes);
+        }
+        *n += bytes.len();
+        if left == bytes.len() {
+            self.end_copies();
+        }
+    }
+
+    /// What was copied into pages of its own is a piece; what is copied next is another one.
+    fn end_copies(&mut self) {
+        if let Some((mut pages, n)) = self.copies.take() {
+            pages.truncate(n);
+            self.pieces.push(RxPiece::Pages(pages));
+        }
     }
 
     /// Takes bytes that this node itself sends, as one copy.

@@ -1,6 +1,6 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 //!
-//! What a router passes on may hold all credits of a slow next hop, and of the NI those that answers may have: one message of the
+//! Messages that a router passes on may hold all credits of a slow next hop, and of the NI those that answers may have: one of the
 //! node's own may go to each peer all the same, and waits in a line of its own (`queues.rs`). So checks of routers are answered
 //! whatever is passed on, as long as the peer reads the connection that answers go by.
 

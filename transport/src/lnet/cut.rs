@@ -130,7 +130,7 @@ struct Leaving {
     ni: NiId,
     via: ProcessId,
     msg: Msg,
-    /// What has come of it, as long as nothing has left.
+    /// Bytes that have come of it, as long as nothing has left.
     pieces: Pieces,
     /// The LND's name for it, once it leaves, and since when it does, in ns.
     begun: Key,

@@ -1,7 +1,7 @@
 //! Messages that wait for credits of their peer (`credits.rs`): those of this node, and those of other nodes that it passes on, each in
 //! the order in which they came.
 //!
-//! What a router passes on waits for a next hop that is slow, and holds its credits. Its own messages do not wait behind that: users of
+//! Messages that a router passes on wait for a next hop that is slow, and hold its credits. Its own do not wait behind them: users of
 //! a router take their routes down where it does not answer their checks (docs/protocol/upper.md §1.5). Where messages of both lines
 //! have a credit they leave in turn, so neither keeps the other waiting for ever.
 

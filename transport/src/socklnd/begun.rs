@@ -34,7 +34,7 @@ pub(super) struct Begun<T> {
     pub(super) peer: Key,
     /// Its payload, in bytes.
     len: u64,
-    /// What has come of it and waits for the next part.
+    /// Bytes that have come of it, and wait for the next part.
     pieces: Pieces,
     /// Parts that are not home.
     loans: u32,

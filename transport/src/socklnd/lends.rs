@@ -18,7 +18,7 @@ pub(super) struct LendRec<T> {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
-    /// What the message holds, which goes back with its end.
+    /// Credits and lendings that the message holds, which go back with its end.
     pub(super) uses: Uses,
     /// Time by which it has to be home if it is another node's, in ns; else its set ends.
     pub(super) until: u64,

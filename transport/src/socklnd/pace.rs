@@ -20,9 +20,9 @@ pub(super) struct Parts {
     least: u32,
     /// Bytes given up so far.
     given: u32,
-    /// When the first part came, in ns.
+    /// Time at which the first part came, in ns.
     began: u64,
-    /// When more has to be here, in ns.
+    /// Time by which more has to be here, in ns.
     next: u64,
 }
 
@@ -37,7 +37,7 @@ impl Parts {
         self.ticket == ticket && self.given > 0
     }
 
-    /// When that message has to have gone on, in ns; `u64::MAX` for one that comes as a whole.
+    /// Time by which that message has to have gone on, in ns; `u64::MAX` for one that comes as a whole.
     pub(super) fn due(&self, ticket: u64) -> u64 {
         if self.begun(ticket) { self.next } else { u64::MAX }
     }
