@@ -236,27 +236,6 @@ fn run(input: &[u8]) {
     assert!(!lab.console.has_session() && lab.console.is_idle(), "{lines:#?}");
 }
 
-/// Members are asked for a sign of life at the moment at which a verb is interrupted: those entries, too, are there and go.
-#[test]
-fn an_interruption_may_come_with_questions() {
-    for ticks in 0..8 {
-        let mut lab = Lab::new();
-        for l in ["new_session s", "add_group a 10.0.0.[1-2]@tcp"] {
-            lab.run(l);
-        }
-        // Signs are asked for each 8 s, of whom has been silent for 50 s.
-        lab.net.now += ticks * 8 * SEC;
-        lab.run("stat --delay 150 a");
-        assert!(lab.entries <= 2, "{}", lab.entries);
-        lab.run("end_session");
-        let end = lab.net.now + 2 * SEC;
-        while lab.net.now < end {
-            lab.step(end);
-        }
-        assert_eq!((lab.console.under_way(), lab.entries), (0, 0), "{ticks}");
-    }
-}
-
 #[test]
 fn command_lines_end_and_stop_no_kernel() {
     bolero::check!().with_test_time(TIME).with_max_len(LEN).for_each(run);
