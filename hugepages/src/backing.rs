@@ -302,6 +302,19 @@ mod tests {
     }
 
     #[test]
+    fn own_pages_are_as_long_as_asked_and_may_be_cut_off() {
+        let mut p = OwnPages::new(5000).unwrap();
+        assert!(p.bytes() == [0; 5000]);
+        p.bytes_mut()[4999] = 7;
+        assert_eq!(p.bytes()[4999], 7);
+        p.truncate(9000);
+        assert_eq!(p.bytes().len(), 5000);
+        p.truncate(20);
+        assert_eq!((p.bytes().len(), p.bytes_mut().len()), (20, 20));
+        assert!(OwnPages::new(0).is_err());
+    }
+
+    #[test]
     fn a_run_of_nothing_and_one_beyond_all_memory_are_refused_by_name() {
         assert!(PrivatePages.alloc(0).unwrap_err().to_string().contains("0 bytes"));
         assert!(PrivatePages.alloc(usize::MAX).unwrap_err().to_string().contains("1 TiB"));

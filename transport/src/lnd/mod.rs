@@ -295,7 +295,7 @@ pub(crate) trait Lnd<U: Upper> {
         mlength: u32,
     );
     /// The payload of the message that is being parsed, which is lent, is to be given in parts of `least` bytes or more as it
-    /// comes. From the first part on it has to come at a pace, or its set ends.
+    /// comes.
     fn in_parts(&mut self, conn: Key, least: u32);
     /// Sends the header of a message that has its credits, and the first part of its payload, by a way that is clear; takes it
     /// out of its place. Nothing else leaves by that way until all of it has. Gives its name.

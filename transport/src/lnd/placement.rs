@@ -249,7 +249,7 @@ impl Placement {
                 counters.rx_copied_bytes += take as u64;
             }
             Dest::Sink { sink: Sink::Lend(_), .. } => {
-                self.pieces.push(RxPiece::Copied(bytes.into()));
+                self.copy(bytes, (self.want as usize).saturating_sub(at));
                 counters.rx_copied_bytes += take as u64;
             }
         }
@@ -265,5 +265,57 @@ impl Placement {
         };
         let dest = std::mem::replace(&mut self.dest, Dest::Own(Vec::new()));
         (dest, data, self.sum.take().map(Checksum::value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hugepages::{HeapRxPool, LendBudget};
+
+    /// A payload of `want` bytes in fragments of 2,000, of which `lends` can be lent; as a whole or with parts taken out.
+    fn come(want: u32, lends: u64, parts: &[u32]) -> (Vec<RxPiece>, Counters) {
+        let budget = LendBudget { lcore_bytes: lends * 2048, owner_bytes: lends * 2048, handles: 64 };
+        let (pool, mut c) = (HeapRxPool::with_budget(2048, 64, budget), Counters::default());
+        let dest = Dest::Sink { sink: Sink::Lend(want), offset: 0 };
+        let mut p = Placement::new(dest, want, LendOwner(1), None);
+        let all: Vec<u8> = (0..want).map(|n| (n % 251) as u8).collect();
+        let mut got = Vec::new();
+        for bytes in all.chunks(2000) {
+            assert!(p.feed(pool.copy_of(bytes).unwrap(), &mut c).is_none());
+            if parts.contains(&p.done()) {
+                got.extend(p.take_part().drain());
+            }
+        }
+        let (_, Data::Lent(mut last), _) = p.finish() else { panic!() };
+        got.extend(last.drain());
+        assert_eq!(got.iter().flat_map(RxPiece::bytes).copied().collect::<Vec<u8>>(), all);
+        (got, c)
+    }
+
+    fn kinds(pieces: &[RxPiece]) -> String {
+        let kind = |p: &RxPiece| match p {
+            RxPiece::Lent(_) => 'l',
+            RxPiece::Copied(_) => 'c',
+            RxPiece::Pages(_) => 'p',
+        };
+        pieces.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_lent_is_copied_into_one_piece() {
+        let (pieces, c) = come(100_000, 3, &[]);
+        assert_eq!(kinds(&pieces), "lllp");
+        assert_eq!((c.rx_lent_bytes, c.rx_copied_bytes, c.rx_lend_refused), (6000, 94_000, 47));
+        // Short ones are an allocator's, each for itself.
+        assert_eq!(kinds(&come(OWN_PAGES as u32 - 1, 16, &[]).0), "l".repeat(16) + "c");
+        assert_eq!(kinds(&come(6000, 0, &[]).0), "ccc");
+    }
+
+    #[test]
+    fn parts_have_copies_of_their_own() {
+        let (pieces, c) = come(100_000, 1, &[20_000, 60_000, 80_000]);
+        assert_eq!(kinds(&pieces), "lppp".to_owned() + &"c".repeat(10));
+        assert_eq!(c.rx_copied_bytes, 98_000);
     }
 }

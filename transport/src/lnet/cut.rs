@@ -26,8 +26,9 @@
 //! A header on a stream promises a payload. If that does not come the set has to end, and with it what is queued there for others.
 //! So a sender whose message broke off, or was slow, is stored for [`SOURCE_BARRED`] from then on, whoever its messages are for, and what
 //! is for the next hop of such a one for [`HOP_BARRED`], whoever sends it. However many strangers there are, a peer loses one set in that
-//! time, and one that comes slower than [`SLOW`] holds its connection up once: for a second at most, the pace that all must keep
-//! (`socklnd::pace`). Who is barred goes with the home of its address.
+//! time, and one that comes slower than [`SLOW`] holds its connection up once: for a second at most, the pace that all must keep from
+//! when they begin to leave (`pace.rs`). Its sender's connection is read on, and the rest dropped. Who is barred goes with the home of
+//! its address.
 //!
 //! A bucket of which a message comes or leaves in parts does not move.
 
@@ -38,6 +39,7 @@ use fsm::Fsm;
 use super::forward::{Passing, passed};
 use super::guest::Lease;
 use super::hop::Hop;
+use super::pace;
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
@@ -83,7 +85,7 @@ fsm::fsm! {
         Barred,
         /// The last part has come.
         Whole,
-        /// The rest will not come.
+        /// The rest will not come, or not in time.
         Broken,
     }
 
@@ -132,9 +134,28 @@ struct Leaving {
     msg: Msg,
     /// Bytes that have come of it, as long as nothing has left.
     pieces: Pieces,
-    /// The LND's name for it, once it leaves, and since when it does, in ns.
+    /// The LND's name for it, once it leaves; since when it does, in ns, and bytes that have left.
     begun: Key,
     since: u64,
+    left: u64,
+}
+
+impl Leaving {
+    /// Time by which more of it has to be here, once it leaves, in ns.
+    fn due(&self, cx: &Cx) -> u64 {
+        pace::due(self.since, self.left, cx.cfg.timeout())
+    }
+}
+
+/// A message that is not whole, at the home of its sender.
+#[derive(Debug)]
+struct Coming {
+    /// The home of its next hop.
+    home: ShardId,
+    /// Time at which its first part came, in ns.
+    began: u64,
+    /// The host that sends it.
+    ip: Option<IpAddr>,
 }
 
 /// Addresses that messages are stored for, until then, in ns.
@@ -174,10 +195,12 @@ impl Barred {
 pub(super) struct Cuts {
     /// Name of the next one that comes.
     next: u64,
-    /// Those that come here: the home of their next hop, and when they began, in ns.
-    coming: OwnMap<u64, (ShardId, u64)>,
+    /// Those that come here.
+    coming: OwnMap<u64, Coming>,
     /// Those whose next hop's home is here.
     leaving: OwnMap<u64, Leaving>,
+    /// Time at which one of them may be late, in ns, or before that.
+    wake: u64,
     /// Hosts that broke a message off.
     sources: Barred,
     /// Peers that lost a set by one.
@@ -190,9 +213,20 @@ impl Cuts {
             next: u64::from(cfg.shards.me.0) << NAME_BITS,
             coming: OwnMap::default(),
             leaving: OwnMap::default(),
+            wake: u64::MAX,
             sources: Barred::default(),
             hops: Barred::default(),
         }
+    }
+
+    pub(super) fn wake(&self) -> u64 {
+        self.wake
+    }
+
+    /// Whether messages of a host are stored: it broke one off, or one of its is slow.
+    fn bars_source(&self, now: u64, ip: Option<IpAddr>) -> bool {
+        let slow = |c: &Coming| c.ip == ip && now.saturating_sub(c.began) > SLOW;
+        self.sources.has(now, ip) || ip.is_some() && self.coming.values().any(slow)
     }
 }
 
@@ -203,7 +237,7 @@ impl Lnet {
             cx.counters.forward_cut_summed += 1;
             return false;
         }
-        let barred = self.cuts.sources.has(cx.now, self.host_of(cx, msg.peer));
+        let barred = self.cuts.bars_source(cx.now, self.host_of(cx, msg.peer));
         cx.counters.forward_cut_barred += u64::from(barred);
         !barred
     }
@@ -244,7 +278,7 @@ impl Lnet {
             }
             _ => None,
         };
-        let began = self.cuts.coming.get(&cut).map_or(cx.now, |c| c.1);
+        let began = self.cuts.coming.get(&cut).map_or(cx.now, |c| c.began);
         if (last.is_none() || cx.now.saturating_sub(began) > SLOW)
             && let Some(ip) = peer.and_then(|p| self.host_of(cx, p))
         {
@@ -265,7 +299,8 @@ impl Lnet {
         // Without one its parts find nobody.
         let Some(hop) = self.next_hop(cx, lnds, lease, hdr) else { return };
         let (home, msg) = (hop.home(cx), passed(hdr, Payload::empty(), lease));
-        self.cuts.coming.insert(cut, (home, cx.now));
+        let ip = self.host_of(cx, lease.key);
+        self.cuts.coming.insert(cut, Coming { home, began: cx.now, ip });
         if home == cx.cfg.shards.me {
             self.keep_cut(cut, (hop.ni, hop.via), msg);
         } else {
@@ -285,8 +320,11 @@ impl Lnet {
     }
 
     fn keep_cut(&mut self, cut: u64, (ni, via): (NiId, ProcessId), msg: Msg) {
-        let (pieces, begun, since) = (Pieces::default(), Key::NOWHERE, u64::MAX);
-        self.cuts.leaving.insert(cut, Leaving { state: Fsm::START, ni, via, msg, pieces, begun, since });
+        let (pieces, begun) = (Pieces::default(), Key::NOWHERE);
+        self.cuts.leaving.insert(
+            cut,
+            Leaving { state: Fsm::START, ni, via, msg, pieces, begun, since: u64::MAX, left: 0 },
+        );
     }
 
     /// Gives a part to the home of the next hop.
@@ -297,11 +335,11 @@ impl Lnet {
         cut: u64,
         pieces: Pieces,
     ) {
-        match self.cuts.coming.get(&cut) {
-            Some((home, _)) if *home == cx.cfg.shards.me => {
+        match self.cuts.coming.get(&cut).map(|c| c.home) {
+            Some(home) if home == cx.cfg.shards.me => {
                 self.cut_hears(cx, lnds, cut, CutEvent::Part, pieces);
             }
-            Some((home, _)) => self.post(*home, Body::CutPart(cut, pieces)),
+            Some(home) => self.post(home, Body::CutPart(cut, pieces)),
             None => {}
         }
     }
@@ -314,9 +352,9 @@ impl Lnet {
         cut: u64,
         last: Option<Pieces>,
     ) {
-        match self.cuts.coming.remove(&cut) {
-            Some((home, _)) if home == cx.cfg.shards.me => self.cut_ends(cx, lnds, cut, last),
-            Some((home, _)) => self.post(home, Body::CutEnds(cut, last)),
+        match self.cuts.coming.remove(&cut).map(|c| c.home) {
+            Some(home) if home == cx.cfg.shards.me => self.cut_ends(cx, lnds, cut, last),
+            Some(home) => self.post(home, Body::CutEnds(cut, last)),
             None => {}
         }
     }
@@ -354,6 +392,7 @@ impl Lnet {
                 if cx.now.saturating_sub(c.since) > SLOW {
                     self.bar_hop(cx.now, &c);
                 }
+                c.left += pieces.bytes();
                 if let Some(lnd) = lnds.get_mut(c.ni.index()) {
                     lnd.more(self, cx, c.begun, pieces, action == CutAction::Last);
                 }
@@ -386,6 +425,24 @@ impl Lnet {
         if lnd.break_off(self, cx, c.begun) {
             cx.counters.forward_cut_aborted += 1;
             self.bar_hop(cx.now, c);
+        }
+    }
+
+    /// Ends messages that leave and whose next part is late.
+    pub(super) fn end_late_cuts<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if self.cuts.wake > cx.now {
+            return;
+        }
+        let dues = self
+            .cuts
+            .leaving
+            .iter()
+            .filter(|(_, c)| c.state == Cut::Leaving)
+            .map(|(cut, c)| (*cut, c.due(cx)));
+        let (late, later): (Vec<_>, Vec<_>) = dues.partition(|(_, due)| *due <= cx.now);
+        self.cuts.wake = later.into_iter().map(|(_, due)| due).min().unwrap_or(u64::MAX);
+        for (cut, _) in late {
+            self.cut_hears(cx, lnds, cut, CutEvent::Broken, Pieces::default());
         }
     }
 
@@ -428,7 +485,8 @@ impl Lnet {
         }
         let Some(entry) = self.take_credit(cx, peer, &mut c.msg) else { return };
         c.state.apply(CutEvent::Clear);
-        c.since = cx.now;
+        (c.since, c.left) = (cx.now, c.pieces.bytes());
+        self.cuts.wake = self.cuts.wake.min(c.due(cx));
         cx.counters.forward_cut_msgs += 1;
         c.msg.payload = Payload::part(std::mem::take(&mut c.pieces));
         c.begun = lnd.begin(self, cx, entry, &mut c.msg, way);

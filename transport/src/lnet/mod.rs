@@ -41,6 +41,7 @@ mod ni_stage;
 mod nis;
 pub(crate) mod ops;
 mod own;
+mod pace;
 mod parse;
 mod peer;
 pub(crate) mod portal;
@@ -348,6 +349,7 @@ impl Lnet {
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
         let wake = wake.min(self.routing.wake()).min(self.recovery_wake()).min(self.gateways.wake());
+        let wake = wake.min(self.cuts.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -359,6 +361,7 @@ impl Lnet {
         self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
+        self.end_late_cuts(cx, lnds);
         self.end_delays(cx, lnds);
         if self.recovery_wake() <= cx.now {
             self.recover(cx, lnds);

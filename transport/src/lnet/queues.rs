@@ -32,7 +32,13 @@ impl Line {
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     own: VecDeque<Msg>,
-    passed_on: VecDeque<Msg>,
+    /// Only of a peer for which one has waited that was passed on.
+    passed_on: Option<Box<PassedOn>>,
+}
+
+#[derive(Debug, Default)]
+struct PassedOn {
+    line: VecDeque<Msg>,
     /// The message that left last was of this node.
     own_left: bool,
 }
@@ -40,13 +46,13 @@ pub(super) struct Queues {
 impl Queues {
     /// Messages in both lines.
     pub(super) fn len(&self) -> usize {
-        self.own.len() + self.passed_on.len()
+        self.own.len() + self.passed_on.as_ref().map_or(0, |p| p.line.len())
     }
 
     /// Whether none waits.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.passed_on.is_empty()
+        self.own.is_empty() && self.passed_on.as_ref().is_none_or(|p| p.line.is_empty())
     }
 
     /// The first message of a line.
@@ -54,33 +60,35 @@ impl Queues {
     pub(super) fn front(&self, line: Line) -> Option<&Msg> {
         match line {
             Line::Own => self.own.front(),
-            Line::PassedOn => self.passed_on.front(),
+            Line::PassedOn => self.passed_on.as_ref()?.line.front(),
         }
     }
 
     /// The lines in the order in which they have a turn.
     pub(super) fn turns(&self) -> [Line; 2] {
-        if self.own_left { [Line::PassedOn, Line::Own] } else { [Line::Own, Line::PassedOn] }
-    }
-
-    fn line_mut(&mut self, line: Line) -> &mut VecDeque<Msg> {
-        match line {
-            Line::Own => &mut self.own,
-            Line::PassedOn => &mut self.passed_on,
-        }
+        let own_left = self.passed_on.as_ref().is_some_and(|p| p.own_left);
+        if own_left { [Line::PassedOn, Line::Own] } else { [Line::Own, Line::PassedOn] }
     }
 
     /// Puts a message at the end of its line.
     pub(super) fn push(&mut self, tx: Msg) {
-        self.line_mut(Line::of(&tx)).push_back(tx);
+        match Line::of(&tx) {
+            Line::Own => self.own.push_back(tx),
+            Line::PassedOn => self.passed_on.get_or_insert_default().line.push_back(tx),
+        }
     }
 
     /// Takes the first message of a line.
     pub(super) fn pop(&mut self, line: Line) -> Option<Msg> {
-        let q = self.line_mut(line);
+        let q = match line {
+            Line::Own => &mut self.own,
+            Line::PassedOn => &mut self.passed_on.as_mut()?.line,
+        };
         let tx = q.pop_front()?;
         trim(q);
-        self.own_left = line == Line::Own;
+        if let Some(p) = &mut self.passed_on {
+            p.own_left = line == Line::Own;
+        }
         Some(tx)
     }
 
@@ -91,12 +99,12 @@ impl Queues {
 
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Msg> {
-        self.own.iter().chain(&self.passed_on)
+        self.own.iter().chain(self.passed_on.iter().flat_map(|p| &p.line))
     }
 
     /// All of them, to be renamed as their peer moves.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Msg> {
-        self.own.iter_mut().chain(&mut self.passed_on)
+        self.own.iter_mut().chain(self.passed_on.iter_mut().flat_map(|p| &mut p.line))
     }
 
     /// Takes all messages but answers.
@@ -104,14 +112,16 @@ impl Queues {
         let (answers, mut left): (VecDeque<Msg>, VecDeque<Msg>) =
             std::mem::take(&mut self.own).into_iter().partition(|tx| tx.answer);
         self.own = answers;
-        left.append(&mut self.passed_on);
+        if let Some(p) = &mut self.passed_on {
+            left.append(&mut p.line);
+        }
         left
     }
 
     /// Lines of more places than an entry for a peer is charged for: they keep [`FLOOR`] places each.
     pub(super) fn long(&self) -> u8 {
         let is_long = |q: &VecDeque<Msg>| u8::from(q.capacity() > FLOOR / 4);
-        is_long(&self.own) + is_long(&self.passed_on)
+        is_long(&self.own) + self.passed_on.as_ref().map_or(0, |p| is_long(&p.line))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, ProcessId, Version};
 
 use super::begun::DRAINED;
-use super::pace::Parts;
+use super::parts::Parts;
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {

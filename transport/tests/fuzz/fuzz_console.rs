@@ -129,7 +129,7 @@ impl Lab {
                 member.turn(now, &mut ops);
                 if node == 0 {
                     busy |= self.console.turn(now, &mut asked);
-                    self.look_at(&asked);
+                    self.entries += entries(&asked);
                     ops.append(&mut asked);
                 }
                 for (app, op) in ops.drain(..) {
@@ -139,21 +139,6 @@ impl Lab {
             }
             if !busy {
                 return;
-            }
-        }
-    }
-
-    /// What the console asks of its node: entries are counted, and nothing goes out that stops a kernel.
-    fn look_at(&mut self, asked: &Ops) {
-        for (_, op) in asked {
-            match op {
-                Op::Put { payload, .. } => {
-                    let bytes: Vec<u8> = payload.pieces().flatten().copied().collect();
-                    let m = Message::parse(&bytes).unwrap();
-                    assert!(survives(&m), "{m:?}");
-                }
-                Op::Attach { .. } => self.entries += 1,
-                _ => {}
             }
         }
     }
@@ -182,7 +167,7 @@ impl Lab {
                 let mut ops = Ops::new();
                 self.console.interrupt(self.net.now, &mut ops);
                 // It may be time to ask for signs of life, too.
-                self.look_at(&ops);
+                self.entries += entries(&ops);
                 ops.drain(..).for_each(|(app, op)| self.net.input(0, Input::Cmd(app, op)));
             }
             while let Some(s) = self.console.said() {
@@ -203,6 +188,18 @@ impl Lab {
             assert!(ends.is_empty(), "{text:?}: {ends:?}");
         }
     }
+}
+
+/// The entries that the console asks its node for. Nothing of what it asks for stops a kernel.
+fn entries(asked: &Ops) -> i64 {
+    for (_, op) in asked {
+        if let Op::Put { payload, .. } = op {
+            let bytes: Vec<u8> = payload.pieces().flatten().copied().collect();
+            let m = Message::parse(&bytes).unwrap();
+            assert!(survives(&m), "{m:?}");
+        }
+    }
+    asked.iter().filter(|(_, op)| matches!(op, Op::Attach { .. })).count() as i64
 }
 
 /// Whether an event is the last of an entry.

@@ -240,9 +240,9 @@ fn what_breaks_off_ends_the_set_that_it_was_leaving_on_and_is_not_let_again() {
     }
 }
 
-/// Nobody holds a connection up by sending a header and nothing else, nor by sending slowly.
+/// Nobody holds a connection up for longer than a second by sending a header and nothing else, nor by sending slowly.
 #[test]
-fn who_is_too_slow_loses_its_set_and_holds_nobody_up_for_long() {
+fn who_is_too_slow_holds_nobody_up_for_long() {
     // A byte now and then; a part now and then, which is too little; nothing.
     let ms = SEC / 1000;
     for (more, every) in [(1, 20 * ms), (16 << 10, 32 * ms), (0, 20 * ms)] {
@@ -257,8 +257,11 @@ fn who_is_too_slow_loses_its_set_and_holds_nobody_up_for_long() {
             }
             w.run(SEC);
             let c = w.count();
-            assert_eq!((c.err_rx_timeout, c.sets_closed, c.drop_next_hop), (1, 2, 2), "{more} {shards}");
-            assert!(w.net.raw_ended(hand.link).1);
+            assert_eq!((c.sets_closed, c.drop_next_hop, c.forwarded_msgs), (1, 2, 0), "{more} {shards}");
+            // Its own connection is good: it may be slow, and the rest of the message is read.
+            hand.gives(&mut w, MIB);
+            w.run(SEC);
+            assert_eq!(w.net.raw_ended(hand.link), (false, false));
             finds_out(&mut w, b(3));
             w.say(a(2), b(3), put(7), bytes(20_000, 7));
             w.run(5 * SEC);
@@ -299,6 +302,8 @@ fn who_is_slow_is_stored_from_then_on() {
             for (hand, nid, cut) in [(&mut hand, a(66), false), (&mut other, a(67), true)] {
                 let before = w.count().forward_cut_msgs;
                 hand.again(&mut w, nid, b(3), MIB);
+                hand.gives(&mut w, MIB / 2);
+                w.run(SEC / 50);
                 hand.gives(&mut w, MIB);
                 w.run(SEC);
                 let cuts = w.count().forward_cut_msgs - before;
@@ -308,47 +313,36 @@ fn who_is_slow_is_stored_from_then_on() {
     }
 }
 
-/// However many addresses there are from which messages are broken off, or come slowly, or stop: in five minutes a next hop loses five
-/// sets at most, one a minute, also where its home moves meanwhile.
+/// However many addresses there are from which messages are broken off, or stop, in five minutes: a next hop loses a set each minute at
+/// most, also where its home moves meanwhile.
 #[test]
 fn a_crowd_takes_a_next_hop_down_once_a_minute_at_most() {
     for shards in [1, 2] {
         let mut w = world(&cutting(), shards);
-        let mut hands: Vec<Hand> = (0..30u8)
-            .map(|n| Hand::says(&mut w, ([10, 0, 0, 100 + n], 1000), a(100 + n), b(3), MIB))
-            .collect();
-        let (began, mut port) = (w.net.now, 1000);
-        let ip = b(3).ip().unwrap();
-        let of_hop = |w: &World| w.count().forward_cut_aborted;
         let mut lost: Vec<u64> = Vec::new();
-        for turn in 0.. {
-            if w.net.now > began + 300 * SEC {
-                break;
+        for n in 0..250u8 {
+            let mut hand =
+                Hand::says(&mut w, ([10, 0, 1, n], 1000), Nid::tcp([10, 0, 1, n].into(), 0), b(3), MIB);
+            hand.gives(&mut w, MIB / 2);
+            w.run(SEC / 50);
+            if n % 2 == 0 {
+                w.net.raw_reset(hand.link);
             }
-            for (n, hand) in (0..).zip(&mut hands) {
-                match (turn + n) % 3 {
-                    0 => w.net.raw_reset(hand.link),
-                    _ => hand.gives(&mut w, MIB / 8),
-                }
-                if w.net.raw_ended(hand.link) != (false, false) || hand.sent == MIB {
-                    port = if port == 1 { 1000 } else { port - 1 };
-                    let n = n as u8;
-                    *hand = Hand::says(&mut w, ([10, 0, 0, 100 + n], port), a(100 + n), b(3), MIB);
-                }
-            }
-            w.run(SEC / 4);
-            let now = w.net.now;
-            lost.extend((lost.len() as u64..of_hop(&w)).map(|_| now));
-            if turn % 40 == 7 {
-                // It dials again, and its home is another one's.
-                know(&mut w, b(3));
-                let bucket = Bucket::of(ip);
+            w.run(SEC);
+            let (now, aborted) = (w.net.now, w.count().forward_cut_aborted);
+            if aborted > lost.len() as u64 {
+                lost.push(now);
+                // It has connections again, and its home is another one's.
+                finds_out(&mut w, b(3));
+                let bucket = Bucket::of(b(3).ip().unwrap());
                 let home = w.net.nodes[0].machine.home_of(bucket);
                 let to = transport::stream::ShardId((home.0 + 1) % shards);
-                w.net.move_home(home.0.into(), bucket, to);
+                let moved = w.net.move_home(home.0.into(), bucket, to);
+                assert!(moved || shards == 1);
             }
+            assert_eq!(aborted, lost.len() as u64, "one at a time");
         }
-        assert!((2..=6).contains(&lost.len()), "{shards}: {lost:?}");
+        assert!((4..=6).contains(&lost.len()), "{shards}: {lost:?}");
         assert!(lost.windows(2).all(|l| l[1] - l[0] >= 59 * SEC), "{shards}: {lost:?}");
     }
 }

@@ -77,7 +77,18 @@ impl Hop {
     }
 }
 
-/// Messages without number from 10.0.0.2 to that one, of 20,000 bytes.
+/// A router with which 10.0.0.2 has connections, for bulk, too.
+fn world(cfg: &Config, shards: u16) -> World {
+    let mut w = World::on(cfg, shards);
+    for len in [0, 20_000] {
+        w.say(a(2), nid(R[0]), put(0), bytes(len, 0));
+        w.run(SEC);
+    }
+    w.heard();
+    w
+}
+
+/// Messages from 10.0.0.2 to that one, of 20,000 bytes each.
 fn say(w: &mut World, to: Nid, all: std::ops::Range<u64>) {
     for n in all {
         w.say(a(2), to, put(n), bytes(20_000, n));
@@ -95,7 +106,7 @@ fn free(w: &mut World) -> i64 {
 fn who_takes_no_bulk_is_answered() {
     for shards in [1, 2] {
         for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
-            let mut w = World::on(&config(), shards);
+            let mut w = world(&config(), shards);
             let hop = Hop::connects(&mut w, 66, version);
             w.net.raw_acks = false;
             say(&mut w, hop.nid, 0..20);
@@ -125,7 +136,7 @@ fn who_takes_no_bulk_is_answered() {
 /// Next hops that take nothing hold the credits of the NI that answers may have.
 #[test]
 fn who_takes_no_bulk_is_answered_where_the_ni_has_no_credit_left() {
-    let mut w = World::on(&Config { ni_credits: 16, ..config() }, 1);
+    let mut w = world(&Config { ni_credits: 16, ..config() }, 1);
     let hops: Vec<Hop> = (66..72).map(|n| Hop::connects(&mut w, n, Version::V3)).collect();
     w.net.raw_acks = false;
     hops.iter().for_each(|hop| say(&mut w, hop.nid, 0..10));
@@ -142,7 +153,7 @@ fn who_takes_no_bulk_is_answered_where_the_ni_has_no_credit_left() {
 /// Own messages and those of others that wait for credits leave in turn: neither keeps the other for ever.
 #[test]
 fn own_messages_and_others_have_turns() {
-    let mut w = World::on(&Config { peer_credits: 1, tx_window: 1, ..config() }, 1);
+    let mut w = world(&Config { peer_credits: 1, tx_window: 1, ..config() }, 1);
     let hop = Hop::connects(&mut w, 66, Version::V3);
     w.net.raw_acks = false;
     say(&mut w, hop.nid, 0..6);
@@ -178,7 +189,7 @@ fn own_messages_and_others_have_turns() {
 fn what_waits_for_one_that_does_not_come_ends_in_one_time_out() {
     for shards in [1, 2] {
         let cfg = Config { peer_credits: 4, ..small([0, 0, 200], 64) };
-        let mut w = World::on(&cfg, shards);
+        let mut w = world(&cfg, shards);
         let hop = Hop::connects(&mut w, 66, Version::V3);
         let ip = hop.nid.ip().unwrap();
         w.net.raw_acks = false;
@@ -186,7 +197,7 @@ fn what_waits_for_one_that_does_not_come_ends_in_one_time_out() {
         w.run(44 * SEC);
         assert_eq!((hop.came(&w, BULK).len(), free(&mut w)), (4, 200 - 24), "{shards}");
         w.net.raw_acks = true;
-        hop.links.map(|l| w.net.raw_reset(l));
+        hop.links.into_iter().for_each(|l| w.net.raw_reset(l));
         w.net.unplug(ip, Cut::Silence);
         w.run(4 * SEC);
         assert_eq!(free(&mut w), 180, "what was under way has ended");
@@ -199,8 +210,9 @@ fn what_waits_for_one_that_does_not_come_ends_in_one_time_out() {
         let mut answered = Vec::new();
         for _ in 0..400 {
             w.run(SEC / 4);
-            for link in (links..w.net.links()).filter(|l| w.net.addresses(*l)[1].ip() == ip) {
-                if !answered.contains(&link) && w.net.wire(link, 0).0.len() > 40 {
+            for link in links..w.net.links() {
+                let dialled = w.net.addresses(link)[1].ip() == ip;
+                if dialled && !answered.contains(&link) && w.net.wire(link, 0).0.len() > 40 {
                     answered.push(link);
                     let hello = raw::dialled(&w.net, link);
                     w.net.raw_send(link, &raw::answer(&hello).emit());
@@ -223,7 +235,7 @@ fn what_waits_for_one_that_does_not_come_ends_in_one_time_out() {
 /// What waits on a connection that a next hop reads in drops ends in the same time, and none of it leaves later.
 #[test]
 fn what_waits_on_a_connection_ends_in_one_time_out() {
-    let mut w = World::on(&Config { tx_window: 1, ..small([0, 0, 200], 64) }, 1);
+    let mut w = world(&Config { tx_window: 1, ..small([0, 0, 200], 64) }, 1);
     let hop = Hop::connects(&mut w, 66, Version::V3);
     w.net.raw_acks = false;
     say(&mut w, hop.nid, 0..8);
@@ -253,7 +265,7 @@ fn what_waits_on_a_connection_ends_in_one_time_out() {
 /// Where no zero-copy ACK is asked for, TCP's progress is no reason to hold a message for ever: some bytes each 10 s.
 #[test]
 fn who_reads_in_drops_loses_its_set() {
-    let mut w = World::on(&small([0, 0, 200], 64), 1);
+    let mut w = world(&small([0, 0, 200], 64), 1);
     let hop = Hop::connects(&mut w, 66, Version::V1);
     w.net.raw_acks = false;
     say(&mut w, hop.nid, 0..3);
