@@ -295,7 +295,7 @@ pub(crate) trait Lnd<U: Upper> {
         mlength: u32,
     );
     /// The payload of the message that is being parsed, which is lent, is to be given in parts of `least` bytes or more as it
-    /// comes. From the first part on it has to come at a pace, or its set ends.
+    /// comes.
     fn in_parts(&mut self, conn: Key, least: u32);
     /// Sends the header of a message that has its credits, and the first part of its payload, by a way that is clear; takes it
     /// out of its place. Nothing else leaves by that way until all of it has. Gives its name.
@@ -332,8 +332,8 @@ pub(crate) trait Lnd<U: Upper> {
     fn add(&mut self, up: &mut U, cx: &mut Cx, id: ProcessId) -> Option<Key>;
     /// Charges a peer to nobody in particular: its address may be an invention.
     fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
-    /// LNet's queue of a peer was used, and is charged for the places that it keeps.
-    fn charge_queue(&mut self, cx: &mut Cx, peer: Key);
+    /// So many of LNet's lines of a peer were used, and are charged for the places that they keep.
+    fn charge_queues(&mut self, cx: &mut Cx, peer: Key, lines: u8);
     /// Whether the peer may ask for more: not while it leaves too much unread.
     fn may_ask(&self, cx: &Cx, peer: Key) -> bool;
     /// An answer was queued for the peer by LNet.

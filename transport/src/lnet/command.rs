@@ -448,7 +448,7 @@ impl Lnet {
         for peer in peers {
             let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
             for _ in 0..n {
-                let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
+                let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_any()) else { break };
                 self.end_waiting(cx, lnd, peer, tx, Err(why));
             }
             self.end_held(cx, lnd, peer, why);

@@ -4,15 +4,14 @@
 //! An NI whose port has no link is down: it is not chosen while another is there, what waits for it and may be sent again goes by another, and
 //! peers hear of it at once by an NI that is up. Kernels keep its health value, and so does this node.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use super::Lnet;
 use super::discovery::{PUSHERS, PUSHES, Step, Subject};
 use super::hop::Hop;
 use super::ni::Ni;
 use super::remote::Body;
 use super::routing::Routing;
-use super::{Lnet, Msg};
 use crate::lnd::{Config, Cx, Lnd, LnetError, NiConfig, NiId, Payload};
 use crate::stream::slab::Key;
 use crate::wire::ping::NiStatus;
@@ -99,9 +98,7 @@ impl Lnet {
             let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| other) else { continue };
             lnd.give_back(self, cx, entry, why);
             let Some(p) = self.peers.get_mut(peer) else { continue };
-            let left: VecDeque<Msg>;
-            (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
-            for tx in left {
+            for tx in p.waiting.leave_answers() {
                 self.not_sent(cx, peer, tx, why, None);
             }
         }

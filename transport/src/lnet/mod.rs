@@ -41,6 +41,7 @@ mod ni_stage;
 mod nis;
 pub(crate) mod ops;
 mod own;
+mod pace;
 mod parse;
 mod peer;
 pub(crate) mod portal;
@@ -48,6 +49,7 @@ pub(crate) mod portal;
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 mod pushes;
+mod queues;
 mod rails;
 mod recovery;
 pub(crate) mod remote;
@@ -351,6 +353,7 @@ impl Lnet {
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
         let wake = wake.min(self.routing.wake()).min(self.recovery_wake()).min(self.gateways.wake());
+        let wake = wake.min(self.cuts.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -362,6 +365,7 @@ impl Lnet {
         self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
+        self.end_late_cuts(cx, lnds);
         self.end_delays(cx, lnds);
         if self.recovery_wake() <= cx.now {
             self.recover(cx, lnds);

@@ -4,8 +4,6 @@
 //! where there is one, or ends with an error, and so do operations that wait for an answer by it. Peers hear of both by a push of
 //! the new list, as with kernels.
 
-use std::collections::VecDeque;
-
 use super::ni::Ni;
 use super::ni_stage::{Stage, Step};
 use super::{Lnet, Msg};
@@ -107,7 +105,7 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(at.index()) else { return };
         for peer in &peers {
             let Some(p) = self.peers.get_mut(*peer) else { continue };
-            let mut all: VecDeque<Msg> = std::mem::take(&mut p.waiting);
+            let mut all: Vec<Msg> = std::iter::from_fn(|| p.waiting.pop_any()).collect();
             all.extend(p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default());
             for tx in all {
                 if tx.answer {

@@ -46,6 +46,7 @@ mod routing;
 mod selftest;
 mod selftest_bounds;
 mod shards;
+mod slow_hops;
 mod timers;
 mod tunables;
 mod versions;
