@@ -2,12 +2,13 @@
 //! (docs/protocol/lnet.md §6.4; the names: [`super::aliases`]).
 
 use super::Lnet;
-use super::aliases::{Claim, Nids};
-use super::discovery::{News, Standing, Step};
+use super::aliases::{Claim, Nids, OF_ONE};
+use super::discovery::{News, PUSHERS, PUSHES, Standing, Step, Subject};
 use super::remote::Body;
 use crate::lnd::{Cx, Lnd};
 use crate::stream::slab::Key;
-use crate::wire::{Nid, ProcessId};
+use crate::wire::ping::NiStatus;
+use crate::wire::{Nid, PingInfo, ProcessId, ping};
 
 impl Lnet {
     /// A peer has connected by its NID. Where another node has claimed that, nobody else acts for it any more, and it is asked whether it
@@ -50,6 +51,42 @@ impl Lnet {
             let claim = Claim { speaker: nid, host, nids: Nids::from_slice(&[nid]), down: 0 };
             self.discovery.news.push_back(News::Claim(Box::new(claim), true));
         }
+    }
+
+    /// Takes in what a node says of itself; gives whether it is to be told of us.
+    pub(super) fn take_info(&mut self, cx: &mut Cx, subject: Subject, info: &PingInfo) -> bool {
+        let Some(id) = self.id_of(subject) else { return false };
+        let nid = id.nid;
+        // At which address it speaks: of a node behind a router the gateway's word is taken.
+        let host = match subject.far {
+            None => self.peers.get(subject.via).and_then(|p| cx.budget.ip(p.host)),
+            Some(_) => nid.ip(),
+        };
+        let others = |n: &Nid| !self.is_own(*n) && (subject.far.is_none() || !self.is_near(*n));
+        let nids: Nids = info.nids().filter(others).take(OF_ONE).collect();
+        let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
+        let down = nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0);
+        // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
+        // taken for that name alone.
+        let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
+        let told = self.aliases.heard_by(nid).is_some_and(|h| h != nid && nids.contains(&h));
+        let agrees = rails && told && self.aliases.claim_on(nid).is_some();
+        if rails && let Some(host) = host.filter(|h| nid.ip() == Some(*h)) {
+            let claim = Claim { speaker: nid, host, nids, down };
+            self.discovery.news.push_back(News::Claim(Box::new(claim), true));
+        } else if subject.far.is_none() && self.aliases.is_awaited(nid) {
+            self.is_alone(cx, subject.via);
+        }
+        // Another NID of a node that is told by the one that it was heard by.
+        if agrees {
+            return false;
+        }
+        let ours = self.discovery.info;
+        let Some(known) = self.known(subject) else { return false };
+        let more = known.more();
+        more.features = info.features;
+        let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
+        wanted && more.told != ours && more.untold < PUSHES && !cx.down
     }
 
     /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and

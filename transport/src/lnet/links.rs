@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use super::discovery::{PUSHERS, PUSHES, Step, Subject};
+use super::discovery::{PUSHERS, PUSHES, Standing, Step, Subject};
 use super::hop::Hop;
 use super::ni::Ni;
 use super::remote::Body;
@@ -132,7 +132,7 @@ impl Lnet {
                 self.tell_there(cx, lnds, hop, features);
             } else if self.is_up(ni) {
                 if let Some(lnd) = self.lnd_of(lnds, peer) {
-                    self.step(cx, lnd, Subject::from(peer), Step::Tell);
+                    self.tell(cx, lnd, Subject::from(peer));
                 }
             } else if let Some(hop) = self.rail_to(cx, lnds, id, None, None)
                 && self.is_up(hop.ni)
@@ -141,6 +141,16 @@ impl Lnet {
             }
         }
         self.tell_fars(cx, lnds, ours);
+    }
+
+    /// Pushes our info to a node that wants it; to one that is to be asked again behind its answer.
+    pub(super) fn tell<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject) {
+        let now = cx.now;
+        let Some(known) = self.known(subject) else { return };
+        let asks = known.stands() == Standing::Unknown;
+        if !asks || cx.cfg.discovery && !known.is_quiet(now) {
+            self.step(cx, lnd, subject, if asks { Step::Ask } else { Step::Tell });
+        }
     }
 
     /// Pushes our info to another NID of a peer that has these features.
@@ -154,6 +164,7 @@ impl Lnet {
         let info = self.discovery.info();
         if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.discovery.has(info)) {
             p.discovery.takes_over(features);
+            self.aliases.set_heard(hop.via.nid, true);
             self.step(cx, lnd, Subject::from(peer), Step::Tell);
         }
     }

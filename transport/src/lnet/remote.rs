@@ -48,6 +48,8 @@ pub(crate) enum Body {
     Contested(Nid, Box<Claim>),
     /// To all: a peer has come by this NID, which another claims, and is asked.
     Awaited(Nid),
+    /// To all: the node that was heard by this NID is so no longer, and is to be asked again.
+    Unheard(Nid),
     /// To the keeper of own NIs' health: a message by this one has failed.
     OwnFailed(NiId),
     /// To all: an own NI's health.

@@ -67,6 +67,10 @@ impl Upper for Lnet {
         self.came(cx, peer);
     }
 
+    fn peer_lost(&mut self, cx: &mut Cx, peer: Key) {
+        self.lost_sight(cx, peer);
+    }
+
     fn peer_gone(&mut self, peer: Key) {
         self.undiscover(peer);
         if let Some(mut p) = self.peers.remove(peer) {

@@ -273,8 +273,8 @@ pub struct Inspection {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Serial number of the next question: an answer that comes too late is not taken for another's.
     next: Mutex<u64>,
-    /// Held by whoever changes NIs.
-    nis: Mutex<()>,
+    /// Held by whoever changes what is the same on all lcores: orders given at once would come to them in different orders.
+    changes: Mutex<()>,
     clock: Clock,
 }
 
@@ -288,7 +288,7 @@ impl Inspection {
         Inspection {
             mailboxes: (0..lcores).map(|_| Arc::new(Mailbox::new(WAITING))).collect(),
             next: Mutex::new(0),
-            nis: Mutex::new(()),
+            changes: Mutex::new(()),
             clock,
         }
     }
@@ -308,9 +308,9 @@ impl Inspection {
         self.clock.now()
     }
 
-    /// Waits until nobody else changes NIs.
-    pub(super) fn changing_nis(&self) -> MutexGuard<'_, ()> {
-        self.nis.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until nobody else changes what is the same on all lcores.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks one lcore and waits.
@@ -455,6 +455,7 @@ impl Inspection {
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
     pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
+        let _alone = self.changing();
         (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
     }
 
@@ -476,6 +477,7 @@ impl Inspection {
         &self,
         ask: Option<FaultAsk>,
     ) -> Result<(Result<usize, FaultError>, Vec<FaultView>), NoAnswer> {
+        let _alone = ask.is_some().then(|| self.changing());
         let (mut done, mut all): (_, Vec<FaultView>) = (Ok(0), Vec::new());
         for lcore in 0..self.mailboxes.len() {
             let room = Vec::with_capacity(RULES_MAX);
@@ -516,6 +518,7 @@ impl Inspection {
         &self,
         ask: Option<RouteAsk>,
     ) -> Result<(Result<(), RouteError>, Vec<RouteView>), NoAnswer> {
+        let _alone = ask.is_some().then(|| self.changing());
         let (mut done, mut all) = (Ok(()), Vec::new());
         for lcore in 0..self.mailboxes.len() {
             // All have the same routes: one is asked for them.
@@ -541,6 +544,7 @@ impl Inspection {
         &self,
         ask: Option<&PeerAsk>,
     ) -> Result<(Result<(), PeerError>, Vec<PeerByHand>), NoAnswer> {
+        let _alone = ask.is_some().then(|| self.changing());
         let (mut done, mut all) = (Ok(()), Vec::new());
         for lcore in 0..self.mailboxes.len() {
             // All have the same ones: one is asked for them.
@@ -579,6 +583,7 @@ impl Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lnd::route::Route;
     use crate::stream::ShardId;
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -674,6 +679,40 @@ mod tests {
             assert!(f.ask_within(0, ask(0), Duration::ZERO).is_err());
         }
         assert_eq!(f.mailbox(0).unwrap().waiting(), WAITING);
+    }
+
+    /// Two askers add and delete the same route: whatever comes of it, it is the same on both lcores.
+    #[test]
+    fn orders_of_several_askers_come_to_all_lcores_in_one_order() {
+        let (f, end) = (inspection(), AtomicBool::new(false));
+        let heard = [const { Mutex::new(Vec::new()) }; 2];
+        std::thread::scope(|s| {
+            for (i, heard) in heard.iter().enumerate() {
+                let (mailbox, end) = (f.mailbox(i).unwrap(), &end);
+                s.spawn(move || {
+                    while !end.load(Ordering::Relaxed) {
+                        mailbox.answer(|q| {
+                            let Question::Routes(about) = q else { panic!("{q:?}") };
+                            heard.lock().unwrap().extend(about.ask);
+                        });
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            let askers = [7, 8].map(|hop| {
+                let route: Route = format!("tcp1 10.0.0.9@tcp {hop}").parse().unwrap();
+                let f = &f;
+                s.spawn(move || {
+                    for _ in 0..200 {
+                        f.routes(Some(RouteAsk::Add(route))).unwrap().0.unwrap();
+                    }
+                })
+            });
+            askers.into_iter().for_each(|a| a.join().unwrap());
+            end.store(true, Ordering::Relaxed);
+        });
+        let [first, second] = heard.map(|h| h.into_inner().unwrap());
+        assert_eq!((first.len(), first == second), (400, true));
     }
 
     #[test]

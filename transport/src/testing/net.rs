@@ -319,8 +319,12 @@ impl Net {
         }
     }
 
-    /// Starts a killed node again, with another incarnation.
+    /// Starts a killed node again, with another incarnation and perhaps other NIDs.
     pub fn restart(&mut self, node: usize, cfg: Config) {
+        self.by_ip.retain(|_, n| *n != node);
+        for ip in cfg.nids().filter_map(crate::wire::Nid::ip) {
+            self.by_ip.entry(ip).or_insert(node);
+        }
         self.nodes[node].machine = Machine::new(cfg);
         self.nodes[node].alive = true;
         self.nodes[node].timer = None;

@@ -7,6 +7,7 @@ mod builder;
 mod by_hand;
 mod captures;
 mod claims;
+mod come_back;
 mod copy_jobs;
 mod cut;
 mod dialling;
