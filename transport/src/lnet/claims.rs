@@ -64,8 +64,7 @@ impl Lnet {
         };
         let others = |n: &Nid| !self.is_own(*n) && (subject.far.is_none() || !self.is_near(*n));
         let nids: Nids = info.nids().filter(others).take(OF_ONE).collect();
-        let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
-        let down = nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0);
+        let down = down_of(info, &nids);
         // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
         // taken for that name alone.
         let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
@@ -89,10 +88,35 @@ impl Lnet {
         wanted && more.told != ours && more.untold < PUSHES && !cx.down
     }
 
+    /// Takes in what a node says in answer to a recovery ping. One whose word does not hold is asked for it with the next message;
+    /// which of its NIs are up it may say.
+    pub(super) fn patient_says<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], nid: Nid, bytes: &[u8]) {
+        let (Ok(info), Some(host)) = (PingInfo::parse(bytes), nid.ip()) else { return };
+        let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).take(OF_ONE).collect();
+        if info.features & ping::FEAT_MULTI_RAIL == 0 || !nids.contains(&nid) {
+            return;
+        }
+        let claim = Claim { speaker: nid, host, down: down_of(&info, &nids), nids };
+        if cx.cfg.discovery && self.aliases.is_told(nid) {
+            self.claimed(cx, lnds, &claim, true);
+        } else if self.statuses(cx, lnds, &claim) {
+            self.post_all(cx, || Body::Statuses(Box::new(claim.clone())));
+        }
+    }
+
+    /// Takes in which of its NIs a node says are up, of those that are known for its own; gives whether anything is new.
+    pub(super) fn statuses<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim) -> bool {
+        let Claim { speaker, nids, down, .. } = claim;
+        // Whether others are up is not its to say.
+        let other = |n: &Nid| !self.aliases.same(*speaker, *n);
+        let theirs = nids.iter().enumerate().filter(|n| other(n.1)).fold(0, |m, n| m | 1u32 << n.0);
+        self.aliases.nids(*speaker).is_some() && self.peer_says(cx, lnds, nids, down & !theirs)
+    }
+
     /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and
     /// are asked.
     pub(super) fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
-        let Claim { speaker, host, nids, down } = claim;
+        let Claim { speaker, host, nids, .. } = claim;
         for nid in nids.iter().filter(|n| *n != speaker) {
             if self.aliases.same(*nid, *speaker)
                 || self.aliases.agrees(*nid, *host)
@@ -118,10 +142,7 @@ impl Lnet {
             }
         }
         let learnt = self.aliases.learn(*host, *host, nids);
-        // Whether others are up is not its to say.
-        let up = |n: &Nid| !self.aliases.same(*speaker, *n);
-        let theirs = nids.iter().enumerate().filter(|n| up(n.1)).fold(0, |m, n| m | 1u32 << n.0);
-        let told = self.aliases.nids(*speaker).is_some() && self.peer_says(nids, down & !theirs);
+        let told = self.statuses(cx, lnds, claim);
         if learnt {
             self.rails_changed();
         }
@@ -150,4 +171,10 @@ impl Lnet {
     pub(super) fn contested(&mut self, nid: Nid, claim: Box<Claim>) {
         self.discovery.news.push_back(News::Contest(nid, claim));
     }
+}
+
+/// Which of these NIDs a node says are down, a bit each.
+fn down_of(info: &PingInfo, nids: &[Nid]) -> u32 {
+    let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
+    nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0)
 }

@@ -113,6 +113,7 @@ impl Lnet {
                 self.aliases.await_word(nid);
                 self.rails_changed();
             }
+            Body::Statuses(claim) => drop(self.statuses(cx, lnds, &claim)),
             Body::Unheard(nid) => self.unheard_there(nid),
             Body::OwnFailed(ni) => self.own_failed(cx, ni),
             Body::OwnHealth(ni, value) => self.own_told(ni, value),
@@ -120,6 +121,7 @@ impl Lnet {
             Body::Recover(nid) => self.recover_from(cx, nid),
             Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
             Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
+            Body::TellBeside(hop) => self.tell_beside(cx, lnds, hop),
             Body::Resent(resent) => self.resent(cx, lnds, *resent),
         }
     }

@@ -286,6 +286,8 @@ pub(super) struct Discovery {
     pub(super) info: u32,
     /// It has changed, and nobody knows: our features before and now.
     pub(super) changed: Option<u32>,
+    /// Which of our NIs are up has changed, and nobody knows.
+    pub(super) links: bool,
 }
 
 impl Discovery {
@@ -299,6 +301,7 @@ impl Discovery {
             room: ROOM,
             info: 1,
             changed: None,
+            links: false,
         }
     }
 
@@ -531,7 +534,7 @@ impl Lnet {
             News::Unheard(nid) => return self.unheard_here(lnds, *nid),
         };
         if let News::Answer(serial, answer) = &news
-            && self.recovery_heard(cx, *serial, answer.is_ok())
+            && self.recovery_heard(cx, lnds, *serial, answer)
         {
             return;
         }

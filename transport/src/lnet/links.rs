@@ -10,13 +10,14 @@ use std::net::IpAddr;
 use super::discovery::{PUSHERS, PUSHES, Standing, Step, Subject};
 use super::hop::Hop;
 use super::ni::Ni;
+use super::ops::OpKind;
 use super::remote::Body;
 use super::routing::Routing;
 use super::{Lnet, Msg};
 use crate::lnd::{Config, Cx, Lnd, LnetError, NiConfig, NiId, Payload};
 use crate::stream::slab::Key;
 use crate::wire::ping::NiStatus;
-use crate::wire::{PingInfo, ProcessId};
+use crate::wire::{Nid, PingInfo, ProcessId};
 
 /// Our ping info of that sequence number, as it goes out: more than four NIs do not fit inline.
 pub(super) fn own_info(cfg: &Config, nis: &[Ni], routing: &Routing, sequence: u32) -> Payload {
@@ -73,6 +74,7 @@ impl Lnet {
             return;
         };
         own.health.fatal = !up;
+        self.discovery.links = true;
         self.sequence = self.sequence.wrapping_add(1);
         self.rails_changed();
         self.info_changed(cx.cfg.features(), &cx.cfg);
@@ -89,40 +91,52 @@ impl Lnet {
     /// Messages that wait for an NI's peers go by another NI, where there is one: those that may not be sent again fail, but answers wait
     /// on. Where there is none all of them wait on.
     fn leave_ni<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ni: NiId) {
-        let why = LnetError::Unreachable;
         let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.ni == ni);
         let peers: Vec<Key> = self.peers.keys().filter(of).collect();
-        for peer in peers {
-            let Some((id, entry)) = self.peers.get(peer).map(|p| (p.id, p.entry)) else { continue };
-            let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
-            let other = self.rail_to(cx, lnds, node, None, None).is_some_and(|hop| self.is_up(hop.ni));
-            let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| other) else { continue };
-            lnd.give_back(self, cx, entry, why);
-            let Some(p) = self.peers.get_mut(peer) else { continue };
-            let left: VecDeque<Msg>;
-            (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
-            for tx in left {
-                self.not_sent(cx, peer, tx, why, None);
-            }
+        peers.into_iter().for_each(|peer| self.leave_peer(cx, lnds, peer));
+    }
+
+    /// The same of messages that wait for one peer: its NI or ours is down.
+    pub(super) fn leave_peer<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], peer: Key) {
+        let why = LnetError::Unreachable;
+        let Some((ni, id, entry)) = self.peers.get(peer).map(|p| (p.ni, p.id, p.entry)) else { return };
+        let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
+        let hop = self.rail_to(cx, lnds, node, None, None);
+        let lives = |hop: &Hop| self.is_up(hop.ni) && self.health.of(hop.via.nid).0;
+        if !hop.is_some_and(|hop| lives(&hop) && (hop.ni, hop.via.nid) != (ni, id.nid)) {
+            return;
+        }
+        let Some(lnd) = lnds.get_mut(ni.index()) else { return };
+        lnd.give_back(self, cx, entry, why);
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let left: VecDeque<Msg>;
+        (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
+        for tx in left {
+            self.not_sent(cx, peer, tx, why, None);
         }
     }
 
-    /// Our info has changed: peers that want to know are told, by an NI that is up.
+    /// Our info has changed: peers that want to know are told, by an NI that is up. Of a link that is lost or back those with several NIDs on
+    /// one network are told by all pairs that are connected: a link may be what any of those hung on, also at the other end.
     #[cold]
     pub(super) fn tell_all<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
         if cx.down {
             return;
         }
         let newest = self.newest.take().filter(|ni| self.is_up(*ni));
+        let links = std::mem::take(&mut self.discovery.links) && ours & PUSHERS == PUSHERS;
         let all: Vec<Key> = self.peers.keys().collect();
         for peer in all {
             // Whoever is being asked is told with its answer.
             let Some(p) = self.peers.get(peer).filter(|p| !p.discovery.busy()) else { continue };
-            let Some((features, untold)) = p.discovery.told() else { continue };
+            let (features, untold) = p.discovery.told().unwrap_or_default();
+            let (ni, id) = (p.ni, p.id);
+            if features == 0 && links && self.is_up(ni) && self.may_hang(ni, id.nid) {
+                self.tell_if_connected(cx, lnds, peer);
+            }
             if features & ours & PUSHERS != PUSHERS || untold >= PUSHES {
                 continue;
             }
-            let (ni, id) = (p.ni, p.id);
             // Whoever has several NIDs hears of a new NI by that NI, whose turn it is, as of any message to it.
             let by_new = newest.and_then(|new| {
                 let node = ProcessId { nid: self.aliases.primary(id.nid), ..id };
@@ -138,9 +152,61 @@ impl Lnet {
                 && self.is_up(hop.ni)
             {
                 self.tell_there(cx, lnds, hop, features);
+                if links && self.may_hang(hop.ni, id.nid) {
+                    self.tell_others(cx, lnds, hop);
+                }
             }
         }
         self.tell_fars(cx, lnds, ours);
+    }
+
+    /// Whether the node of a NID has several by which the NI reaches it: which of them a lost link has cut off is not known.
+    fn may_hang(&self, ni: NiId, nid: Nid) -> bool {
+        let nids = self.aliases.nids(nid).unwrap_or_default();
+        self.aliases.multi_rail(nid) == Some(true)
+            && nids.iter().filter(|n| self.reaches(ni, **n)).count() > 1
+    }
+
+    /// Pushes our info by one more pair to a node that is told by another one.
+    fn tell_if_connected<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], peer: Key) {
+        if let Some(entry) = self.peers.get(peer).map(|p| p.entry)
+            && let Some(lnd) = self.lnd_of(lnds, peer).filter(|l| l.connected(entry))
+        {
+            self.push_beside(cx, lnd, peer);
+        }
+    }
+
+    /// Pushes our info to the other NIDs of a node that is told by `but`, where nothing is known to be connected.
+    fn tell_others<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], but: Hop) {
+        let nids: Vec<Nid> = self.aliases.nids(but.via.nid).unwrap_or_default().to_vec();
+        for nid in nids.into_iter().filter(|n| *n != but.via.nid && self.health.of(*n).0).collect::<Vec<_>>()
+        {
+            if let Some(ni) = self.ni_for(nid).filter(|ni| self.is_up(*ni)) {
+                let hop = Hop { ni, via: ProcessId { nid, ..but.via }, known: None, ..but };
+                self.tell_beside(cx, lnds, hop);
+            }
+        }
+    }
+
+    /// Pushes our info to one more NID of a node that is told by another one.
+    pub(super) fn tell_beside<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop) {
+        let home = hop.home(cx);
+        if home != cx.cfg.shards.me {
+            return self.post(home, Body::TellBeside(hop));
+        }
+        let Some(lnd) = lnds.get_mut(hop.ni.index()).filter(|_| !cx.down) else { return };
+        if let Ok(peer) = self.target_peer(cx, lnd, hop.via, None) {
+            self.push_beside(cx, lnd, peer);
+        }
+    }
+
+    /// Pushes our info, and does not look whether it comes.
+    fn push_beside<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
+        let Some((ni, id)) = self.peers.get(peer).map(|p| (p.ni, p.id)) else { return };
+        let (kind, way) = (OpKind::Put { sent: false, acked: false }, (id.nid, id.nid, ni));
+        let (_, op, ack) = self.unnoted_op(cx.now, way, kind, cx.cfg.transaction_timeout);
+        let mut tx = self.push_of(cx, ni, id, (op, ack));
+        self.launch(cx, lnd, peer, &mut tx);
     }
 
     /// Pushes our info to a node that wants it; to one that is to be asked again behind its answer.

@@ -2,7 +2,7 @@
 //!
 //! Names outlive connections: a node of which nothing is connected is still known by all the NIDs that it told, and is reached by any of
 //! them. But one that comes back may have other NIDs, and knows nothing of us. So its word holds while the NID by which it was heard is
-//! connected, as that of a peer with one NID does. Then the next message to any of its NIDs asks again, on whichever
+//! connected, as that of a peer with one NID does; that of a node behind a router until it does not answer, or a push to it fails. Then the next message to any of its NIDs asks again, on whichever
 //! shard: each has the same table of who is who (`transport/src/lnet/aliases.rs`), and is told when a word ends. The first NID to answer is the one that it is
 //! heard by from then on, and that is told of us.
 //!

@@ -3,11 +3,14 @@
 
 use std::ops::Range;
 
-use transport::lnd::{Config, LnetError, Payload, Shards, Sink};
+use transport::lnd::{Config, LnetError, Payload, PeerByHand, Shards, Sink};
+use transport::lnet::faults::{Fault, FaultAsk, FaultRate, FaultRule, NidPattern};
 use transport::lnet::{Event, MdMem, MdSpec};
 use transport::testing::data::{Spot, bytes};
-use transport::testing::net::{Net, SEC};
+use transport::testing::net::{Cut, Net, SEC};
 use transport::wire::{Nid, ProcessId};
+
+use crate::routed::{CLIENT, R1, SERVER, World, config as config_of, put};
 
 const AT: Spot = Spot(7, 3);
 const A: [&str; 2] = ["10.0.0.11@tcp", "10.1.0.11@tcp1"];
@@ -176,5 +179,142 @@ fn a_peer_that_was_restarted_is_asked_again_and_told_again() {
             two.both_are_used();
             assert_eq!(two.asked(), before, "nobody asks without a reason");
         }
+    }
+}
+
+/// The peer's NIs go, one after the other or at once, and come back, the same or others.
+#[test]
+fn a_peer_whose_last_ni_went_and_came_back_is_asked_again_and_told_again() {
+    for shards in [1u16, 3] {
+        for (first, back) in [(0, [B[0], B[1]]), (1, [B[0], B[1]]), (1, [B[1], B_MORE]), (0, [B_MORE, B[0]])]
+        {
+            for pause in [0, 3 * SEC] {
+                let what = format!("{shards} {first} {back:?} {pause}");
+                let mut two = Two::new(shards, |_| {});
+                two.both_are_used();
+                let (peer, before) = (two.peer(), two.asked());
+                for gone in [B[first], B[1 - first]] {
+                    two.net.del_ni(peer..peer + 1, nid(gone)).unwrap();
+                    two.net.run(pause);
+                }
+                two.net.run(3 * SEC);
+                two.net.let_nis_go(peer);
+                for ni in back {
+                    two.net.add_ni(peer..peer + 1, nid(ni)).unwrap();
+                }
+                two.net.run(SEC);
+                while !two.puts(back[0]).iter().all(Result::is_ok) {}
+                let mut now = nids(&back);
+                now.sort();
+                assert!(two.asked() > before, "{what}");
+                assert_eq!(two.known(two.ours(), back[0]), now, "{what}");
+                assert!(two.shown_as_multi_rail(), "{what}");
+                two.our_pushes_come();
+            }
+        }
+    }
+}
+
+/// Of a peer by hand the NIDs are the user's; it is asked and told again as others are.
+#[test]
+fn a_peer_by_hand_that_was_restarted_is_told_again() {
+    for shards in [1u16, 3] {
+        let by_hand: PeerByHand = B.join(",").parse().unwrap();
+        let mut two = Two::new(shards, |cfg| cfg.peers = vec![by_hand.clone()]);
+        two.both_are_used();
+        let before = two.asked();
+        two.restarts(&B, true);
+        two.both_are_used();
+        assert!(two.asked() > before);
+        assert_eq!(two.known(two.ours(), B[0]), nids(&B));
+        two.our_pushes_come();
+    }
+}
+
+/// Without discovery nobody is asked, and the rails that the user has said are used as before.
+#[test]
+fn without_discovery_a_peer_that_was_restarted_is_used_as_before() {
+    for shards in [1u16, 3] {
+        let by_hand: PeerByHand = B.join(",").parse().unwrap();
+        let mut two = Two::new(shards, |cfg| {
+            cfg.peers = vec![by_hand.clone()];
+            cfg.discovery = false;
+        });
+        two.both_are_used();
+        two.restarts(&B, true);
+        two.both_are_used();
+        assert_eq!(two.asked(), 0);
+    }
+}
+
+/// The NID by which the peer is known is lost, and the others are not: it is told by another one, and asked no more than once.
+#[test]
+fn a_peer_that_has_lost_a_rail_is_told_by_another() {
+    for shards in [1u16, 3] {
+        for lost in 0..2 {
+            let mut two = Two::new(shards, |_| {});
+            two.both_are_used();
+            let before = two.asked();
+            two.net.unplug(nid(B[lost]).ip().unwrap(), Cut::Reset);
+            two.net.run(SEC);
+            for _ in 0..4 {
+                assert!(two.puts(B[0]).iter().all(Result::is_ok), "{shards} {lost}");
+            }
+            two.our_pushes_come();
+            assert!(two.asked() <= before + 4, "{shards} {lost}: {} questions", two.asked() - before);
+        }
+    }
+}
+
+/// A node behind a router that has not taken our push is asked again, by whichever shard, and told.
+#[test]
+fn a_node_behind_a_router_is_asked_again_and_told_again() {
+    for shards in [1u16, 3] {
+        let second = "10.1.0.2@tcp1";
+        let client = (config_of(CLIENT, &["tcp1 10.0.0.11@tcp"]), shards);
+        let server = (config_of(SERVER, &["tcp 10.1.0.11@tcp1"]).also(nid(second)), 1);
+        let mut w = World::new(&[client, server]);
+        let at = usize::from(shards);
+        let mut hops = w.hops(&R1);
+        hops.push((nid(second), at));
+        w.routers.add(&mut w.net, &nids(&R1), &hops);
+        w.run(SEC);
+        w.tune(0, "lnet_transaction_timeout", "10");
+        w.attach(1);
+        let mut tag = 0;
+        let mut puts = |w: &mut World| {
+            for shard in 0..at {
+                tag += 1;
+                w.op(0, shard, put(tag, SERVER, 64));
+            }
+            w.run(12 * SEC);
+            let acked = |e: &Event| matches!(e, Event::Ack { status: Ok(()), .. });
+            w.events(0).iter().filter(|e| acked(e)).count()
+        };
+        assert_eq!(puts(&mut w), at);
+        let known = |w: &World| w.net.nodes[at].machine.nids_of(nid(CLIENT));
+        assert_eq!((w.net.nodes[0].machine.nids_of(nid(SERVER)).len(), known(&w)), (2, Vec::new()));
+        let no_pushes = FaultRule {
+            source: NidPattern::Any,
+            dest: NidPattern::Any,
+            rate: FaultRate::OneIn(1),
+            portals: 1,
+            messages: 2,
+            fault: Fault::Drop,
+        };
+        let now = w.net.now;
+        w.net.nodes[at].machine.fault(now, FaultAsk::Add(no_pushes)).unwrap();
+        w.net.add_ni(0..at, nid(A_MORE)).unwrap();
+        w.run(60 * SEC);
+        assert_eq!(known(&w), Vec::new());
+        let now = w.net.now;
+        w.net.nodes[at]
+            .machine
+            .fault(now, FaultAsk::Delete { delay: false, source: None, dest: None })
+            .unwrap();
+        let before = w.count(0, |c| c.discoveries);
+        assert_eq!(puts(&mut w), at);
+        assert!(w.count(0, |c| c.discoveries) > before, "{shards}");
+        assert_eq!(known(&w), nids(&[CLIENT, A_MORE]), "{shards}");
     }
 }

@@ -47,6 +47,7 @@ mod routing;
 mod selftest;
 mod selftest_bounds;
 mod shards;
+mod subnets;
 mod timers;
 mod tunables;
 mod versions;
