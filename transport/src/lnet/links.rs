@@ -109,8 +109,9 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()) else { return };
         lnd.give_back(self, cx, entry, why);
         let Some(p) = self.peers.get_mut(peer) else { return };
-        let left: VecDeque<Msg>;
+        let mut left: VecDeque<Msg>;
         (p.waiting, left) = std::mem::take(&mut p.waiting).into_iter().partition(|tx| tx.answer);
+        left.extend(p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default());
         for tx in left {
             self.not_sent(cx, peer, tx, why, None);
         }
