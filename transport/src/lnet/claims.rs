@@ -31,13 +31,14 @@ impl Lnet {
         self.discovery.news.push_back(News::Came(peer));
     }
 
-    /// Asks a peer that has come by a NID that another node claims. One that cannot be asked is for itself.
+    /// Asks a peer that has come by a NID that another node claims: one that is being told of us when that has ended. One that cannot be
+    /// asked is for itself.
     pub(super) fn ask_whose<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], peer: Key) {
         let Some(lnd) = self.lnd_of(lnds, peer) else { return };
         let Some(p) = self.peers.get(peer) else { return };
         let may = cx.cfg.discovery && !cx.down && !p.discovery.is_quiet(cx.now) && !cx.budget.over(p.host);
         match p.discovery.stands() {
-            Standing::Asking => {}
+            Standing::Asking | Standing::Telling | Standing::Stale => {}
             Standing::Unknown | Standing::Known if may => self.step(cx, lnd, peer, Step::Ask),
             _ => self.is_alone(cx, peer),
         }

@@ -121,7 +121,7 @@ impl Lnet {
             Body::Recover(nid) => self.recover_from(cx, nid),
             Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
             Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
-            Body::TellBeside(hop) => self.tell_beside(cx, lnds, hop),
+            Body::TellBeside(id) => self.tell_nid(cx, lnds, id),
             Body::Resent(resent) => self.resent(cx, lnds, *resent),
         }
     }

@@ -549,6 +549,7 @@ impl Lnet {
             About::Gateway(gateway) => return self.checked(cx, lnds, gateway, news),
         };
         let Some(lnd) = self.lnd_of(lnds, subject.via) else { return };
+        let pushed = matches!(news, News::Pushed(..));
         match news {
             News::Answer(_, answer) => self.answered(cx, lnd, subject, answer),
             News::Pushed(_, status) => {
@@ -567,7 +568,10 @@ impl Lnet {
             }
             News::Claim(..) | News::Contest(..) | News::Came(_) | News::Unheard(_) => {}
         }
-        if let Some(entry) = self.peers.get(subject.via).map(|p| p.entry) {
+        if let Some((nid, entry)) = self.peers.get(subject.via).map(|p| (p.id.nid, p.entry)) {
+            if pushed && subject.far.is_none() && self.aliases.is_awaited(nid) && lnd.connected(entry) {
+                return self.ask_whose(cx, lnds, subject.via);
+            }
             lnd.forget_if_idle(self, cx, entry);
         }
     }

@@ -118,7 +118,7 @@ impl Lnet {
     }
 
     /// Our info has changed: peers that want to know are told, by an NI that is up. Of a link that is lost or back those with several NIDs on
-    /// one network are told by all pairs that are connected: a link may be what any of those hung on, also at the other end.
+    /// one network are told by all of those: which of them hung on a link that was lost, also at the other end, is not known.
     #[cold]
     pub(super) fn tell_all<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], ours: u32) {
         if cx.down {
@@ -132,9 +132,6 @@ impl Lnet {
             let Some(p) = self.peers.get(peer).filter(|p| !p.discovery.busy()) else { continue };
             let (features, untold) = p.discovery.told().unwrap_or_default();
             let (ni, id) = (p.ni, p.id);
-            if features == 0 && links && self.is_up(ni) && self.may_hang(ni, id.nid) {
-                self.tell_if_connected(cx, lnds, peer);
-            }
             if features & ours & PUSHERS != PUSHERS || untold >= PUSHES {
                 continue;
             }
@@ -149,12 +146,15 @@ impl Lnet {
                 if let Some(lnd) = self.lnd_of(lnds, peer) {
                     self.tell(cx, lnd, Subject::from(peer));
                 }
+                if links && self.may_hang(ni, id.nid) {
+                    self.tell_beside(cx, lnds, id);
+                }
             } else if let Some(hop) = self.rail_to(cx, lnds, id, None, None)
                 && self.is_up(hop.ni)
             {
                 self.tell_there(cx, lnds, hop, features);
                 if links && self.may_hang(hop.ni, id.nid) {
-                    self.tell_others(cx, lnds, hop);
+                    self.tell_beside(cx, lnds, id);
                 }
             }
         }
@@ -168,42 +168,42 @@ impl Lnet {
             && nids.iter().filter(|n| self.reaches(ni, **n)).count() > 1
     }
 
-    /// Pushes our info by one more pair to a node that is told by another one.
-    fn tell_if_connected<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], peer: Key) {
-        if let Some(entry) = self.peers.get(peer).map(|p| p.entry)
-            && let Some(lnd) = self.lnd_of(lnds, peer).filter(|l| l.connected(entry))
-        {
-            self.push_beside(cx, lnd, peer);
-        }
+    /// Pushes our info to all NIDs of a node, one of which has been told.
+    fn tell_beside<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], id: ProcessId) {
+        let nids: Vec<Nid> = self.aliases.nids(id.nid).unwrap_or_default().to_vec();
+        nids.into_iter().for_each(|nid| self.tell_nid(cx, lnds, ProcessId { nid, ..id }));
     }
 
-    /// Pushes our info to the other NIDs of a node that is told by `but`, where nothing is known to be connected.
-    fn tell_others<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], but: Hop) {
-        let nids: Vec<Nid> = self.aliases.nids(but.via.nid).unwrap_or_default().to_vec();
-        for nid in nids.into_iter().filter(|n| *n != but.via.nid && self.health.of(*n).0).collect::<Vec<_>>()
-        {
-            if let Some(ni) = self.ni_for(nid).filter(|ni| self.is_up(*ni)) {
-                let hop = Hop { ni, via: ProcessId { nid, ..but.via }, known: None, ..but };
-                self.tell_beside(cx, lnds, hop);
+    /// Pushes our info to a NID by all pairs that are connected, or by the best one, unless it has it.
+    pub(super) fn tell_nid<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], id: ProcessId) {
+        let home = id.nid.ip().map_or(cx.cfg.shards.me, |ip| cx.homes.of(ip));
+        if home != cx.cfg.shards.me {
+            return self.post(home, Body::TellBeside(id));
+        }
+        let best = self.ni_for(id.nid).filter(|ni| self.is_up(*ni) && !cx.down);
+        let Some(best) = best else { return };
+        let entry = |p: &Key| self.peers.get(*p).map(|p| p.entry);
+        let there = lnds.iter().filter(|l| self.is_up(l.ni())).filter_map(|l| {
+            let peer = l.find(id)?;
+            l.connected(entry(&peer)?).then_some((l.ni(), peer))
+        });
+        let mut all: Vec<(NiId, Key)> = there.collect();
+        if let Some(lnd) = lnds.get_mut(best.index()).filter(|_| all.is_empty()) {
+            all.extend(self.target_peer(cx, lnd, id, None).ok().map(|peer| (best, peer)));
+        }
+        for (ni, peer) in all {
+            if let Some(lnd) = lnds.get_mut(ni.index()) {
+                self.push_beside(cx, lnd, peer);
             }
         }
     }
 
-    /// Pushes our info to one more NID of a node that is told by another one.
-    pub(super) fn tell_beside<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], hop: Hop) {
-        let home = hop.home(cx);
-        if home != cx.cfg.shards.me {
-            return self.post(home, Body::TellBeside(hop));
-        }
-        let Some(lnd) = lnds.get_mut(hop.ni.index()).filter(|_| !cx.down) else { return };
-        if let Ok(peer) = self.target_peer(cx, lnd, hop.via, None) {
-            self.push_beside(cx, lnd, peer);
-        }
-    }
-
-    /// Pushes our info, and does not look whether it comes.
+    /// Pushes our info to a peer that does not have it, and does not look whether it comes.
     fn push_beside<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
-        let Some((ni, id)) = self.peers.get(peer).map(|p| (p.ni, p.id)) else { return };
+        let info = self.discovery.info();
+        let Some(p) = self.peers.get_mut(peer).filter(|p| !p.discovery.has(info)) else { return };
+        p.discovery.more().told = info;
+        let (ni, id) = (p.ni, p.id);
         let (kind, way) = (OpKind::Put { sent: false, acked: false }, (id.nid, id.nid, ni));
         let (_, op, ack) = self.unnoted_op(cx.now, way, kind, cx.cfg.transaction_timeout);
         let mut tx = self.push_of(cx, ni, id, (op, ack));

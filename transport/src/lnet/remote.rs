@@ -65,8 +65,8 @@ pub(crate) enum Body {
     /// To the home of a peer's NID: our info is to be pushed there, since the NID that it was pushed to is out of reach; with the
     /// peer's features.
     Tell(Hop, u32),
-    /// The same, beside a push to another NID of the peer's.
-    TellBeside(Hop),
+    /// To the home of a peer's NID: our info is to be pushed there, too.
+    TellBeside(ProcessId),
     /// To the home of a peer's other NID: a message that has not left, and goes there now.
     Resent(Box<Resent>),
     /// Home to owner: the REPLY's pages are home.
