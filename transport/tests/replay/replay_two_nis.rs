@@ -84,6 +84,7 @@ const DIFFER: &[Differs] = &[
     ("mr-link-down-fatal, A", 7, "missing: HELLO", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 7, "missing: GET of 272", 2, TOLD_DOWN),
     ("mr-link-down-fatal, A", 7, "missing: GET of 3960", 1, TOLD_DOWN),
+    ("mr-link-down-fatal, A", 1, "besides: GET of 3960", 2, TOLD_DOWN),
     ("mr-link-down-fatal, A", 6, "besides: GET of 272", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 8, "missing: GET of 3960", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 7, "missing: REPLY Up Up", 1, TOLD_DOWN),
