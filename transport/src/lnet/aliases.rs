@@ -40,6 +40,17 @@ pub(crate) struct Claim {
     pub(super) down: u32,
 }
 
+/// What came of a node's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learnt {
+    /// Nothing new.
+    Nothing,
+    /// Its word holds again, and is what it was.
+    Again,
+    /// Something about who is who.
+    Names,
+}
+
 /// Whose word an entry is.
 #[derive(Clone, Copy, Debug)]
 enum Teller {
@@ -279,11 +290,11 @@ impl Aliases {
 
     /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
     /// address it has the last word; NIDs that another node has told of stay that one's. A peer by hand stays as it is, and is
-    /// known to have been heard. Gives whether anything changed.
-    pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+    /// known to have been heard.
+    pub(crate) fn hear(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> Learnt {
         let own = nids.iter().find(|n| n.ip() == Some(by) && self.is_by_hand(**n));
         if let Some(own) = own {
-            return self.set_heard(*own, true);
+            return if self.set_heard(*own, true) { Learnt::Again } else { Learnt::Nothing };
         }
         let mut heard = false;
         // Their word counts once the peer by hand is deleted.
@@ -299,11 +310,20 @@ impl Aliases {
                 }
             }
         }
-        self.store(by, host, nids) || heard
+        match self.store(by, host, nids) {
+            Learnt::Nothing | Learnt::Again if heard => Learnt::Names,
+            learnt => learnt,
+        }
     }
 
-    fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
-        let Some(primary) = nids.first().copied() else { return false };
+    /// Whether a word says anything new.
+    #[cfg(test)]
+    pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+        self.hear(by, host, nids) != Learnt::Nothing
+    }
+
+    fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> Learnt {
+        let Some(primary) = nids.first().copied() else { return Learnt::Nothing };
         let mut own = Nids::new();
         for nid in nids.iter().take(OF_ONE) {
             let other = self.entry(*nid);
@@ -318,16 +338,17 @@ impl Aliases {
         // Nobody is known by the name of a node that has not been heard.
         let lent = primary.ip() != Some(by) && self.word(primary) == Word::Awaited;
         if own.first() != Some(&primary) || lent {
-            return false;
+            return Learnt::Nothing;
         }
         if let Some(known) = self.entry(primary) {
             if known.nids == own {
                 let speaker = own.iter().find(|n| n.ip() == Some(by));
-                return speaker.is_some_and(|n| self.set_heard(*n, true));
+                let again = speaker.is_some_and(|n| self.set_heard(*n, true));
+                return if again { Learnt::Again } else { Learnt::Nothing };
             }
             let speaks = known.by() == Some(by) || known.nids.iter().any(|n| n.ip() == Some(by));
             if !speaks {
-                return false;
+                return Learnt::Nothing;
             }
         }
         let mut changed = false;
@@ -335,7 +356,7 @@ impl Aliases {
             changed |= if self.primary(*nid) == primary { self.forget(*nid) } else { self.take_out(*nid) };
         }
         if own.len() < 2 || !self.make_room(host, own.len()) {
-            return changed;
+            return if changed { Learnt::Names } else { Learnt::Nothing };
         }
         let n = self.next;
         self.next += 1;
@@ -345,7 +366,7 @@ impl Aliases {
         share.told.push_back(n);
         self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
         self.told.insert(n, Told { nids: own, teller: Teller::Node { by, host, heard: Some(by) } });
-        true
+        Learnt::Names
     }
 
     /// Whether the node of `nid` has said that it is one with the node at `by`.

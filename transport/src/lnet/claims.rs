@@ -2,7 +2,7 @@
 //! (docs/protocol/lnet.md §6.4; the names: [`super::aliases`]).
 
 use super::Lnet;
-use super::aliases::{Claim, Nids, OF_ONE};
+use super::aliases::{Claim, Learnt, Nids, OF_ONE};
 use super::discovery::{News, PUSHERS, PUSHES, Standing, Step, Subject};
 use super::remote::Body;
 use crate::lnd::{Cx, Lnd};
@@ -142,12 +142,12 @@ impl Lnet {
                 self.step(cx, lnd, peer, Step::Ask);
             }
         }
-        let learnt = self.aliases.learn(*host, *host, nids);
+        let learnt = self.aliases.hear(*host, *host, nids);
         let told = self.statuses(cx, lnds, claim);
-        if learnt {
+        if learnt == Learnt::Names {
             self.rails_changed();
         }
-        if (learnt || told) && own {
+        if (learnt != Learnt::Nothing || told) && own {
             self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
         }
     }
