@@ -23,6 +23,7 @@ use super::shared::{Shared, say};
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
 use crate::config::reader::cpt_list;
+use crate::config::reload::Live;
 use crate::iface;
 use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
@@ -290,6 +291,8 @@ impl Known {
                 n.waiting += f.waiting;
                 n.waiting_bytes += f.waiting_bytes;
                 n.most = n.most.max(f.most);
+                n.buffers += f.buffers;
+                n.buffers_most = n.buffers_most.max(f.buffers_most);
             }
             None => self.nis.push(f.clone()),
         }
@@ -324,11 +327,13 @@ struct About {
     health: HashMap<Nid, PeerHealth>,
     /// Gateways of ours, and whether a route by them is up.
     gateways: HashMap<Nid, bool>,
+    /// Router buffers that a peer may hold.
+    buffers: i64,
 }
 
 fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> PeerNi {
     // One behind a router has no credits of its own.
-    let credits = if f.is_some_and(|f| f.routed) { 0 } else { credits };
+    let (credits, buffers) = if f.is_some_and(|f| f.routed) { (0, 0) } else { (credits, known.buffers) };
     let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
     let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
     let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
@@ -341,8 +346,8 @@ fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> Pe
         available_tx_credits: Some(credits - used - waiting),
         min_tx_credits: Some(credits - most),
         tx_q_num_of_buf: Some(i64::try_from(f.map_or(0, |f| f.waiting_bytes)).unwrap_or(i64::MAX)),
-        available_rtr_credits: Some(credits),
-        min_rtr_credits: Some(credits),
+        available_rtr_credits: Some(buffers - of(|f| f.buffers)),
+        min_rtr_credits: Some(buffers - of(|f| f.buffers_most)),
         refcount: Some(1 + used + waiting),
         statistics: Some(Statistics::of(&moved, &dropped, &spans)),
         sent_stats: Some(moved.sent.into()),
@@ -382,7 +387,9 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
             (known.by_hand, known.nids) = (Some(hand.multi_rail), hand.nids);
         }
     }
-    let (credits, mut about) = (cfg.peer_credits.into(), About { health: well(front)?, ..About::default() });
+    let buffers = cfg.peer_router_credits().into();
+    let mut about = About { health: well(front)?, buffers, ..About::default() };
+    let credits = cfg.peer_credits.into();
     for r in front.routes(None).map_err(|e| e.to_string())?.1 {
         *about.gateways.entry(r.gateway).or_default() |= r.up;
     }
@@ -456,8 +463,10 @@ fn route_order(ask: &Ask) -> Result<RouteAsk, String> {
     }
 }
 
-fn change_route(front: &Inspection, ask: &Ask) -> Result<Value, Failure> {
-    let (done, _) = front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
+fn change_route(shared: &Shared, ask: &Ask) -> Result<Value, Failure> {
+    // A file that is being applied has looked at the routes.
+    let _alone = shared.about.live.as_deref().map(Live::alone);
+    let (done, _) = shared.front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
     done.map_err(|e| Failure::numbered(e, e.errno()))?;
     tracing::info!("routes: {ask:?}");
     Ok(json!(null))
@@ -508,7 +517,7 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         Ask::AddNet(order) => return Ok(ni_orders::add(shared, order)),
         Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
         Ask::Routes {} => return rows(s, routes(front)),
-        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
+        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(shared, ask)),
         Ask::AddPeer { peer } => return Ok(peer_orders::add(shared, peer)),
         Ask::DelPeer { primary, nids } => {
             let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
@@ -552,6 +561,8 @@ mod tests {
             waiting: 1,
             waiting_bytes: 100,
             most: 5,
+            buffers: 3,
+            buffers_most: 10,
         };
         let mut known = Known::default();
         let nids = [nid(2), nid(3), nid(4)];
@@ -559,7 +570,7 @@ mod tests {
         known.add(&figures(2, &nids, 7));
         known.add(&figures(3, &nids, 1));
         let ill = PeerHealth { value: 600, ping_count: 3, ..HEALTHY };
-        let about = About { health: [(nid(3), ill)].into(), gateways: [(nid(2), true)].into() };
+        let about = About { health: [(nid(3), ill)].into(), gateways: [(nid(2), true)].into(), buffers: 9 };
         let p = known.shown(nid(2), 8, &about);
         assert_eq!([0, 1].map(|at: usize| p.nis[at].health), [Some(HEALTHY), Some(ill)]);
         assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
@@ -571,6 +582,8 @@ mod tests {
             (Some(8), Some(5), Some(3))
         );
         assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("up")));
+        // Those that wait are missing, as on a kernel.
+        assert_eq!((n.available_rtr_credits, n.min_rtr_credits), (Some(6), Some(-1)));
         // One that has not been asked.
         let mut known = Known::default();
         known.add(&figures(5, &[], 1));

@@ -13,7 +13,7 @@
 //! | `lnet_parse` | `Upper::parse` | a header has come; LNet says where its payload goes |
 //! | `lnd_recv` | `Lnd::recv` | there |
 //! | `lnet_finalize` | `Upper::finalize`, `Upper::unsent`, `Upper::deliver` | a message was sent, or received, or will not be |
-//! | `lnd_notify` | `Upper::peer_new`, `Upper::peer_gone`, `Upper::kick` | an entry comes, goes, has room again |
+//! | `lnd_notify` | `Upper::peer_new`, `Upper::peer_lost`, `Upper::peer_gone`, `Upper::kick` | an entry comes, goes, has room again |
 //!
 //! Each side is lent the other for the length of a call, and both are lent the shard's common state (`Cx`); nothing is
 //! queued or allocated in between. An LND knows no portal, no match entry and no application; LNet knows no connection.
@@ -239,6 +239,8 @@ pub(crate) trait Upper: Sized {
     fn peers(&self) -> usize;
     /// A connection with the peer has come up.
     fn peer_connected(&mut self, cx: &mut Cx, peer: Key);
+    /// The last connection with the peer has ended; the entry may stay.
+    fn peer_lost(&mut self, cx: &mut Cx, peer: Key);
     /// The LND's entry goes, and LNet's with it.
     fn peer_gone(&mut self, peer: Key);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.

@@ -59,6 +59,7 @@ mod routing;
 mod shares;
 mod upper;
 mod views;
+mod word;
 
 use std::collections::VecDeque;
 
@@ -318,7 +319,7 @@ impl Lnet {
             nis,
             sequence: cfg.sequence(),
             newest: None,
-            aliases: Aliases::first(&cfg.peers),
+            aliases: Aliases::first(cfg.nids(), &cfg.peers),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),
             health: Health::default(),

@@ -93,6 +93,7 @@ impl Lnet {
     /// Peers are told that our NIs are others.
     fn nis_changed(&mut self, cx: &Cx) {
         self.sequence = self.sequence.wrapping_add(1);
+        self.aliases.set_own(cx.cfg.nids());
         self.rails_changed();
         self.info_changed(cx.cfg.features(), &cx.cfg);
     }

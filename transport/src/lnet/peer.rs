@@ -42,6 +42,8 @@ pub(super) struct Figures {
     pub(super) spans: Spans,
     /// Most messages that held one of its credits, or waited for one, at a time.
     pub(super) most: u32,
+    /// The same of router buffers.
+    pub(super) most_buffers: u32,
 }
 
 impl Peer {
@@ -66,6 +68,12 @@ impl Peer {
     #[inline]
     pub(super) fn has_credit(&self, most: u32, line: Line) -> bool {
         self.uses.credits < most || line == Line::Own && self.uses.credits == self.uses.passed
+    }
+
+    /// Messages from it for other nodes that hold a router buffer, or wait for one.
+    pub(super) fn buffers(&self) -> u32 {
+        let waiting = self.guest.as_ref().map_or(0, |g| g.waiting.iter().map(|w| w.len()).sum());
+        self.uses.buffers.saturating_add(waiting as u32)
     }
 
     /// Messages that wait, for credits or until the peer is known.

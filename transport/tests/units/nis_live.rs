@@ -420,3 +420,28 @@ fn an_operation_on_its_way_to_its_home_finds_another_ni_or_is_refused() {
     }
     assert_eq!(ends, 2);
 }
+
+/// An entry for `0@lo` is for this node by whichever NIDs it has, also by none.
+#[test]
+fn an_entry_for_lo_outlives_the_primary_ni() {
+    let (first, second) = ("10.0.0.1@tcp", "10.1.0.1@tcp1");
+    let mut net = nodes(&[first, second], &["10.0.0.2@tcp"], 1);
+    let md = MdSpec { threshold: None, ..MdSpec::new(MdMem::Sink(Sink::Lend(1 << 10))) };
+    let who = ProcessId::lustre(Nid::LO);
+    net.op(0, Op::Attach { tag: 9, portal: 7, who, match_bits: 3, ignore_bits: 0, md });
+    let arrives = |net: &mut Net, from: usize, tag, to: &str| {
+        net.op(from, put(tag, to, 8));
+        net.run(SEC);
+        net.take_events(0).iter().any(|e| matches!(e, Event::Put(p) if p.hdr_data == tag))
+    };
+    assert!([first, second, "0@lo"].iter().zip(1..).all(|(to, tag)| arrives(&mut net, 0, tag, to)));
+    assert!(!arrives(&mut net, 1, 9, first), "another node's");
+    net.del_ni(0..1, nid(first)).unwrap();
+    assert!([second, "0@lo"].iter().zip(11..).all(|(to, tag)| arrives(&mut net, 0, tag, to)));
+    net.add_ni(0..1, nid("10.0.0.3@tcp")).unwrap();
+    assert!(arrives(&mut net, 0, 21, "10.0.0.3@tcp") && !arrives(&mut net, 1, 22, "10.0.0.3@tcp"));
+    for gone in [second, "10.0.0.3@tcp"] {
+        net.del_ni(0..1, nid(gone)).unwrap();
+    }
+    assert!(arrives(&mut net, 0, 31, "0@lo"));
+}
