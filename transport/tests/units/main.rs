@@ -19,6 +19,7 @@ mod homes;
 mod hostile;
 mod identity;
 mod lazy;
+mod lazy_routed;
 mod multi_rail;
 mod net;
 mod netsock;
@@ -36,6 +37,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+mod route_loops;
 #[path = "../common/routed.rs"]
 mod routed;
 mod router_buffers;
