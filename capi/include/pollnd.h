@@ -628,8 +628,8 @@ int pollnd_attach(const struct pollnd_node *node,
 int pollnd_unlink(const struct pollnd_node *node,
                   uint64_t entry);
 
-// Makes a portal, 1 to 63, lazy, or, with `on` 0, ends that: PUTs that no entry of a lazy portal matches wait for one. No
-// event follows.
+// Makes a portal, 1 to 63, lazy, or, with `on` 0, ends that: PUTs that no entry of a lazy portal matches wait for one; those
+// of nodes behind a gateway for 250 ms at most, then they are dropped. No event follows.
 int pollnd_lazy(const struct pollnd_node *node,
                 uint32_t portal,
                 int on);

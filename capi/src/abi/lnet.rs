@@ -370,8 +370,8 @@ pub unsafe extern "C" fn pollnd_unlink(node: *const pollnd_node, entry: u64) -> 
     })
 }
 
-/// Makes a portal, 1 to 63, lazy, or, with `on` 0, ends that: PUTs that no entry of a lazy portal matches wait for one. No
-/// event follows.
+/// Makes a portal, 1 to 63, lazy, or, with `on` 0, ends that: PUTs that no entry of a lazy portal matches wait for one; those
+/// of nodes behind a gateway for 250 ms at most, then they are dropped. No event follows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pollnd_lazy(node: *const pollnd_node, portal: u32, on: c_int) -> c_int {
     guard(|| {

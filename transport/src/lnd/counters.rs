@@ -106,6 +106,8 @@ counters! {
     budget_stalls,
     /// Times a connection was not read on since its message waited on a lazy portal.
     lazy_stalls,
+    /// Of those by a gateway, the ones that found no entry in time, or came too soon after one of those: they were dropped.
+    lazy_overdue,
     /// Connections that were not read on for their host's sake, and whose peer was gone: ended with what was unread.
     unread_ended,
     /// Budget for what strangers make us hold, in bytes.

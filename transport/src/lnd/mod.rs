@@ -165,6 +165,8 @@ pub(crate) enum Hold {
     Match,
     /// So it does, but it may be long: the connection's set is closed as if the message did not go on arriving.
     Lazy,
+    /// So it does, for so many ns at most: then LNet gives it up ([`Upper::overdue`]), and its connection goes on.
+    LazyFor(u64),
     /// It is on its way to another node, and waits for a router buffer: it is given up as a lazy one is.
     Buffer,
     /// Its peer has to read some of what it was answered.
@@ -232,6 +234,9 @@ pub(crate) trait Upper: Sized {
 
     /// The connection of a message that was held for a match, or for a router buffer, has ended; `peer` had sent it.
     fn unheld(&mut self, cx: &mut Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr);
+    /// A message has waited as long as [`Hold::LazyFor`] lets it: LNet says at once what is to be done with it, as with
+    /// [`Upper::parse`].
+    fn overdue<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived);
 
     /// The LND of `ni` has a new entry for a peer; gives LNet's.
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;

@@ -173,6 +173,12 @@ impl Aliases {
         a == b || (!self.by_nid.is_empty() && self.primary(a) == self.primary(b))
     }
 
+    /// Whether both are NIDs of one node, neither of which has yet to answer whether it is.
+    #[inline]
+    pub(crate) fn are_one(&self, a: Nid, b: Nid) -> bool {
+        a == b || (self.acts_for(a, b) && !self.is_awaited(b))
+    }
+
     /// Whether a message from `source` may be taken for one from `name`.
     #[inline]
     pub(crate) fn acts_for(&self, name: Nid, source: Nid) -> bool {
@@ -616,9 +622,11 @@ mod tests {
         // Or it is the claimant's, and stays it when it comes again.
         let mut t = Aliases::default();
         t.learn(ip(0, 1), ip(0, 1), &[a, b]);
+        assert!(t.are_one(a, b) && t.are_one(b, a));
         assert!(t.await_word(b) && t.acts_for(a, b) && !t.acts_for(b, a));
+        assert!(!t.are_one(a, b) && !t.are_one(b, a) && t.are_one(b, b));
         assert!(t.learn(ip(0, 2), ip(0, 2), &[a, b]), "the other shards are to hear of it");
-        assert!(t.acts_for(a, b) && t.acts_for(b, a) && t.claim_on(b).is_none());
+        assert!(t.acts_for(a, b) && t.acts_for(b, a) && t.are_one(a, b) && t.claim_on(b).is_none());
         // The same where it says so before it was asked.
         let mut t = Aliases::default();
         t.learn(ip(0, 1), ip(0, 1), &[a, b]);

@@ -38,7 +38,7 @@ impl Lnet {
         {
             return self.launch_answer(cx, lnd, peer, &mut tx);
         }
-        match self.gateway_to(target.nid, |ni, _| ni == lnd.ni()) {
+        match self.gateway_to(target.nid, None, |ni, _| ni == lnd.ni()) {
             Some((_, via)) => self.answer_elsewhere(cx, lnd, via, Box::new(tx)),
             // Not even by the connection that it came on: kernels find no route (lnet.md §5).
             None => self.no_way_back(cx, tx.done),

@@ -133,8 +133,9 @@ pub enum Op {
     },
     /// Makes a portal lazy, or ends that. PUTs to a lazy portal that no entry matches are not dropped: each waits, and its
     /// connection is not read on, until an entry that matches is attached, the portal is lazy no longer (it is dropped
-    /// then), or the connection ends, by the time-out of received messages at the latest. GETs are dropped as
-    /// elsewhere. No event but [`Event::Refused`].
+    /// then), or the connection ends, by the time-out of received messages at the latest. One of another node's, by a gateway,
+    /// waits for 250 ms at most and is dropped then; for 4 s after such a one none that the gateway brings waits
+    /// (docs/protocol/lnet.md §4). GETs are dropped as elsewhere. No event but [`Event::Refused`].
     Lazy {
         /// Echoed if it is refused.
         tag: u64,

@@ -41,7 +41,7 @@ pub struct BuffersView {
     pub wanted: u32,
     /// Free ones less messages that wait for one.
     pub credits: i64,
-    /// The least that that ever was.
+    /// The least that that was since there are as many, or were more.
     pub least_credits: i64,
 }
 
@@ -63,7 +63,7 @@ impl Pool {
     }
 
     fn credits(&self) -> i64 {
-        i64::from(self.size) - i64::from(self.used) - i64::from(self.waiting)
+        i64::from(self.free()) - i64::from(self.waiting)
     }
 
     /// Whether no message is on its way to that network.
@@ -83,6 +83,17 @@ impl Pool {
         if let Some(to) = self.to.get_mut(usize::from(out)) {
             *to = to.saturating_sub(n);
         }
+    }
+
+    /// So many are wanted. With more than there are the least begins anew, as at kernels (upper.md §1.3); with fewer it stays, unless
+    /// it is more than is left.
+    fn resize(&mut self, size: u32) {
+        let more = size > self.size.max(self.used);
+        self.size = size;
+        if more {
+            self.least = self.credits();
+        }
+        self.note();
     }
 
     fn note(&mut self) {
@@ -111,10 +122,7 @@ impl Buffers {
         for (pool, n) in self.pools.iter_mut().zip(all) {
             let part = n / count + u32::from(me < n % count);
             let size = if n == 0 { 0 } else { part.max(1) };
-            // From a greater or lesser number on, the least is the least of what was since.
-            pool.least += i64::from(size) - i64::from(pool.size);
-            pool.size = size;
-            pool.note();
+            pool.resize(size);
         }
     }
 
@@ -510,6 +518,95 @@ mod tests {
     use super::*;
     use crate::lnd::Shards;
     use crate::wire::Nid;
+
+    /// A kernel's pool, with its words for it (upper.md §1.3).
+    #[derive(Default)]
+    struct Kernel {
+        nbuffers: i64,
+        req_nbuffers: i64,
+        credits: i64,
+        mincredits: i64,
+    }
+
+    impl Kernel {
+        fn adjust(&mut self, n: i64) {
+            let more = n - self.nbuffers;
+            let grows = n > self.req_nbuffers && more > 0;
+            self.req_nbuffers = n;
+            if grows {
+                self.nbuffers = n;
+                self.credits += more;
+                self.mincredits = self.credits;
+            }
+        }
+
+        fn post(&mut self) {
+            self.credits -= 1;
+            self.mincredits = self.mincredits.min(self.credits);
+        }
+
+        fn give_back(&mut self) {
+            if self.credits >= self.req_nbuffers {
+                self.nbuffers -= 1;
+            } else {
+                self.credits += 1;
+            }
+        }
+    }
+
+    /// Buffers that are free vanish at once here, and one by one as they come home at kernels: so all are out when there are to
+    /// be fewer.
+    #[test]
+    fn the_least_credits_are_a_kernels_whatever_size_is_asked_for() {
+        let mut all_pools = Vec::new();
+        for (first, out, then) in
+            (1..8).flat_map(|f| (0..f).flat_map(move |o| (1..9).map(move |t| (f, o, t))))
+        {
+            let (mut pool, mut kernel) = (Pool::default(), Kernel::default());
+            pool.resize(first);
+            kernel.adjust(first.into());
+            let out = if then < first { first } else { out };
+            for _ in 0..out {
+                pool.take(0, 1);
+                pool.note();
+                kernel.post();
+            }
+            pool.resize(then);
+            kernel.adjust(then.into());
+            let seen = |p: &Pool| (i64::from(p.size.max(p.used)), p.credits(), p.least);
+            let named = |k: &Kernel| (k.nbuffers, k.credits, k.mincredits);
+            assert_eq!(seen(&pool), named(&kernel), "{first}, {out} out, then {then}");
+            // One waits, and all come home.
+            if then <= out {
+                pool.waiting += 1;
+                pool.note();
+                kernel.post();
+                assert_eq!(seen(&pool).2, named(&kernel).2, "{first}, {out} out, then {then}, and one waits");
+                pool.waiting -= 1;
+                kernel.credits += 1;
+            }
+            for _ in 0..out {
+                pool.give(0, 1);
+                kernel.give_back();
+            }
+            all_pools.push((seen(&pool), named(&kernel)));
+        }
+        assert!(all_pools.iter().all(|(ours, theirs)| ours == theirs), "{all_pools:?}");
+    }
+
+    /// What was out is home again, and nothing has waited.
+    #[test]
+    fn fewer_buffers_alone_are_no_debt() {
+        let mut pool = Pool::default();
+        pool.resize(512);
+        (0..10).for_each(|_| pool.take(0, 1));
+        pool.note();
+        (0..10).for_each(|_| pool.give(0, 1));
+        for (size, least) in [(1, 1), (1, 1), (0, 0), (64, 64)] {
+            pool.resize(size);
+            assert_eq!((pool.credits(), pool.least), (size.into(), least));
+        }
+    }
 
     #[test]
     fn shards_divide_the_buffers_and_each_has_one() {

@@ -33,7 +33,7 @@ enum Stays {
     NotForUs,
     /// No NI leads there, and no route that is up.
     NoRoute,
-    /// It would go back to where it came from.
+    /// It would go back to where it came from: the network, or the node.
     Loop,
 }
 
@@ -78,7 +78,7 @@ impl Lnet {
     /// A message for another node.
     pub(super) fn forward<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let from = lnd.ni();
-        let to = match self.may_pass(cx, from, &msg.hdr) {
+        let to = match self.may_pass(cx, (from, msg.sender), &msg.hdr) {
             Ok(to) => to,
             Err(why) => {
                 self.stays(cx, (from, Some(msg.peer)), why, &msg.hdr);
@@ -99,8 +99,9 @@ impl Lnet {
         lnd.recv(self, cx, msg.key, &mut { placement }, Delivery::Forward(lease), len);
     }
 
-    /// Whether a message that came by `from` is passed on, as far as its header tells, and to which of our networks.
-    fn may_pass(&self, cx: &Cx, from: NiId, hdr: &LnetHdr) -> Result<Nid, Stays> {
+    /// Whether a message that came by `from`, and from `sender`, is passed on, as far as its header tells, and to which of our
+    /// networks.
+    fn may_pass(&self, cx: &Cx, (from, sender): (NiId, Nid), hdr: &LnetHdr) -> Result<Nid, Stays> {
         if !self.routing.forwards() || hdr.src_nid.is_any() || cx.down {
             return Err(Stays::NotForUs);
         }
@@ -108,13 +109,16 @@ impl Lnet {
             return Err(Stays::Loop);
         }
         let goes = |to: Nid| goes_on(self.nid_of(from), to, hdr.src_nid);
-        let by = |to: Nid| self.nis.iter().filter(move |n| !n.gone && n.reaches(to)).map(|n| n.nid);
+        let by =
+            |hop: Nid| self.nis.iter().filter(move |n| !n.gone && n.reaches(hop)).map(move |n| (hop, n.nid));
         let behind = self.routes.up_to(hdr.dest_nid.net()).flat_map(by);
         let mut ways = by(hdr.dest_nid).chain(behind).peekable();
         if ways.peek().is_none() {
             return Err(Stays::NoRoute);
         }
-        ways.find(|to| goes(*to)).ok_or(Stays::Loop)
+        // What goes to its destination ends there, whoever that is.
+        let back = |hop: Nid| hop != hdr.dest_nid && self.aliases.are_one(hop, sender);
+        ways.find(|(hop, to)| goes(*to) && !back(*hop)).map(|(_, to)| to).ok_or(Stays::Loop)
     }
 
     /// Counts a message that is not passed on.
@@ -214,7 +218,7 @@ impl Lnet {
         if let Some(hop) = recent.filter(|h| goes_on(from, self.nid_of(h.ni), src)) {
             return Some(hop);
         }
-        let why = match self.way_on(lnds, target, |to| goes_on(from, to, src)) {
+        let why = match self.way_on(lnds, target, lease.peer.nid, |to| goes_on(from, to, src)) {
             Ok(Way::Peer(hop)) if goes_on(from, self.nid_of(hop.ni), src) => return Some(hop),
             Ok(_) => Stays::Loop,
             Err(_) => Stays::NoRoute,

@@ -96,27 +96,33 @@ impl Lnet {
             return Ok(Way::Peer(rail));
         }
         if self.routes.lead_to(target.nid.net()) {
-            return self.way_behind(target.nid, |ni, _| from.is_none_or(|f| f == ni));
+            return self.way_behind(target.nid, None, |ni, _| from.is_none_or(|f| f == ni));
         }
         self.way_exactly(lnds, target, from)
     }
 
-    /// The way to a node behind routers.
-    fn way_behind(&mut self, target: Nid, may: impl Fn(NiId, Nid) -> bool) -> Result<Way, OpRefused> {
-        let (ni, via) = self.gateway_to(target, may).ok_or(OpRefused::NoRoute(target))?;
+    /// The way to a node behind routers, that `but` is none of.
+    fn way_behind(
+        &mut self,
+        target: Nid,
+        but: Option<Nid>,
+        may: impl Fn(NiId, Nid) -> bool,
+    ) -> Result<Way, OpRefused> {
+        let (ni, via) = self.gateway_to(target, but, may).ok_or(OpRefused::NoRoute(target))?;
         Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: false }))
     }
 
     /// By which NI, of those with NIDs that it may leave by, another node's message goes on, and to whom: exactly to its target, or to
-    /// a gateway.
+    /// a gateway that is not its sender.
     pub(super) fn way_on<L: Lnd<Lnet>>(
         &mut self,
         lnds: &[L],
         target: ProcessId,
+        sender: Nid,
         may: impl Fn(Nid) -> bool,
     ) -> Result<Way, OpRefused> {
         if self.routes.lead_to(target.nid.net()) {
-            return self.way_behind(target.nid, |_, nid| may(nid));
+            return self.way_behind(target.nid, Some(sender), |_, nid| may(nid));
         }
         self.way_exactly(lnds, target, None)
     }

@@ -5,11 +5,18 @@ use super::held::WaitOn;
 use super::ops::PutTold;
 use super::pushes::is_push;
 use super::remote::{Asker, Body, Waiter, Who};
-use super::{Delivery, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdict};
+use super::{Delivery, DropWhy, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdict};
 use crate::lnd::{Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle, lnet, ping};
+
+/// Longest time that a PUT by a gateway waits on a lazy portal, in ns: enough for an application that posts a buffer whenever it has
+/// emptied one, and less than what anybody else behind the gateway notices.
+const LAZY_ROUTED: u64 = 250_000_000;
+/// After one that found no entry in that time, none that its gateway brings waits for so many ns: strangers may keep the
+/// gateway's connection from being read for one part in 17.
+const LAZY_REST: u64 = 16 * LAZY_ROUTED;
 
 /// Nothing of the message is wanted.
 fn drop_it<L: Lnd<Lnet>>(lnet: &mut Lnet, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
@@ -160,7 +167,10 @@ impl Lnet {
                     let req = MatchReq { hdr: *hdr, sender: msg.sender };
                     self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
                 }
-                lnd.hold(self, cx, msg.key, hold_on(on));
+                match on {
+                    WaitOn::Entry(_) => lnd.hold(self, cx, msg.key, Hold::Match),
+                    WaitOn::Portal(_) => self.waits_lazily(cx, lnd, msg),
+                }
             }
             Verdict::Drop(why) => {
                 self.dropped(cx, (lnd.ni(), Some(msg.peer)), why, hdr);
@@ -378,7 +388,10 @@ impl Lnet {
             return self.post(home, Body::Held(ticket, owner));
         }
         match lnd.held(&ticket) {
-            Some(msg) => lnd.hold(self, cx, msg.key, Hold::Lazy),
+            Some(msg) => {
+                self.waits_lazily(cx, lnd, &msg);
+                lnd.read(self, cx, msg.key);
+            }
             // It ended elsewhere, and that may have been heard before it waited.
             None => self.forget_at(cx, owner, ticket),
         }
@@ -392,6 +405,35 @@ impl Lnet {
         }
     }
 
+    /// A PUT waits on a lazy portal, at its connection's home. One of another node's has a short time, and none for a while after
+    /// one that found no entry in its time: its connection is that of all who are behind the same gateway ([`LAZY_ROUTED`]).
+    fn waits_lazily<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        if msg.hdr.src_nid == msg.sender {
+            return lnd.hold(self, cx, msg.key, Hold::Lazy);
+        }
+        if self.peers.get(msg.peer).is_none_or(|p| cx.now >= p.may_wait) {
+            return lnd.hold(self, cx, msg.key, Hold::LazyFor(LAZY_ROUTED));
+        }
+        self.is_overdue(cx, lnd, msg);
+    }
+
+    /// A PUT has waited as long as it may. So none that its gateway brings waits for a while.
+    pub(super) fn waited_enough<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        if let Some(p) = self.peers.get_mut(msg.peer) {
+            p.may_wait = cx.now + LAZY_REST;
+        }
+        self.is_overdue(cx, lnd, msg);
+    }
+
+    fn is_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        if let Some(ticket) = lnd.ticket(msg.key) {
+            self.unheld(cx, msg.peer, ticket, &msg.hdr);
+        }
+        cx.counters.lazy_overdue += 1;
+        self.dropped(cx, (lnd.ni(), Some(msg.peer)), DropWhy::NoMatch, &msg.hdr);
+        drop_it(self, cx, lnd, msg);
+    }
+
     /// The connection of a message that waits for a match, or for a router buffer, has ended.
     pub(super) fn unheld(&mut self, cx: &Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr) {
         if hdr.dest_nid != self.nid_of(ticket.ni) {
@@ -399,13 +441,5 @@ impl Lnet {
         }
         let (LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. }) = hdr.body else { return };
         self.forget_at(cx, cx.cfg.shards.owner_of(portal), ticket);
-    }
-}
-
-/// Hold of a connection whose message waits on that.
-fn hold_on(on: WaitOn) -> Hold {
-    match on {
-        WaitOn::Entry(_) => Hold::Match,
-        WaitOn::Portal(_) => Hold::Lazy,
     }
 }

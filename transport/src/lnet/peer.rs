@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     /// Only of one that has sent messages for others.
     pub(super) guest: Option<Box<Guest>>,
     pub(super) figures: Box<Figures>,
+    /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
+    pub(super) may_wait: u64,
 }
 
 /// Figures of a peer, for those who look in.
@@ -60,6 +62,7 @@ impl Peer {
             discovery: discovery::Peer::NEW,
             guest: None,
             figures: Box::default(),
+            may_wait: 0,
         }
     }
 

@@ -237,17 +237,19 @@ impl Lnet {
         })
     }
 
-    /// The gateway for a message to `target`, by an NI of those that it may leave by.
+    /// The gateway for a message to `target`, by an NI of those that it may leave by; not the node that `but` is a NID of.
     pub(super) fn gateway_to(
         &mut self,
         target: Nid,
+        but: Option<Nid>,
         may: impl Fn(NiId, Nid) -> bool,
     ) -> Option<(NiId, ProcessId)> {
         if self.routes.is_empty() {
             return None;
         }
-        let nis = &self.nis;
-        let gateway = self.routes.choose(target, |g| ni_to_gateway(nis, g, &may).is_some())?;
+        let (nis, aliases) = (&self.nis, &self.aliases);
+        let other = |g: Nid| but.is_none_or(|but| !aliases.are_one(g, but));
+        let gateway = self.routes.choose(target, |g| other(g) && ni_to_gateway(nis, g, &may).is_some())?;
         Some((ni_to_gateway(nis, gateway, &may)?, ProcessId::lustre(gateway)))
     }
 }

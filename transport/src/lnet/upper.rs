@@ -56,6 +56,10 @@ impl Upper for Lnet {
         Lnet::unheld(self, cx, peer, ticket, hdr);
     }
 
+    fn overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        self.waited_enough(cx, lnd, msg);
+    }
+
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
         self.peers.insert(Peer::new(ni, id, entry, host))
     }

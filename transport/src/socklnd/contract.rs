@@ -79,11 +79,20 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
             Hold::Match => self.stall(up, cx, conn, WaitFor::Match),
             Hold::Lazy => {
                 cx.counters.lazy_stalls += 1;
-                self.stall_for_a_time(up, cx, conn);
+                let most = cx.cfg.timeout();
+                self.stall_for(up, cx, conn, most);
+            }
+            Hold::LazyFor(most) => {
+                cx.counters.lazy_stalls += 1;
+                self.stall_for(up, cx, conn, most);
+                if let Some(c) = self.conns.get_mut(conn) {
+                    c.rx.gives_way = true;
+                }
             }
             Hold::Buffer => {
                 cx.counters.forward_waits += 1;
-                self.stall_for_a_time(up, cx, conn);
+                let most = cx.cfg.timeout();
+                self.stall_for(up, cx, conn, most);
             }
             Hold::Unread => self.wait_for_reader(up, cx, conn),
         }

@@ -476,19 +476,31 @@ impl<U: Upper> Socklnd<U> {
         if let Some(c) = self.conns.get_mut(key) {
             c.rx.wait = wait;
             c.rx.deadline = None;
+            c.rx.gives_way = false;
         }
         self.rx_event(up, cx, key, RxEvent::Wait);
     }
 
     /// Stops reading a connection whose message waits on a lazy portal or for a router buffer, until it has what it waits for
-    /// or kernels would have given the set up.
-    pub(super) fn stall_for_a_time(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+    /// or so many ns have passed.
+    pub(super) fn stall_for(&mut self, up: &mut U, cx: &mut Cx, key: Key, most: u64) {
         self.stall(up, cx, key, WaitFor::Match);
-        let deadline = cx.now + cx.cfg.timeout();
+        let deadline = cx.now + most;
         if let Some(c) = self.conns.get_mut(key) {
             c.rx.deadline = Some(deadline);
         }
         self.conn_by(cx, key, deadline);
+    }
+
+    /// A message has waited for long enough, and its connection goes on without it.
+    pub(super) fn give_way(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        if let Some(c) = self.conns.get_mut(key) {
+            (c.rx.deadline, c.rx.gives_way) = (None, false);
+        }
+        if let Some(msg) = self.arrived(key) {
+            up.overdue(cx, self, &msg);
+            self.read_behind(up, cx, key);
+        }
     }
 
     /// Ends the message that a connection was receiving when it died.

@@ -113,6 +113,8 @@ pub(super) struct Rx<D> {
     pub(super) wait: WaitFor,
     /// When the message is given up; `None` at a boundary, and while we are what it waits for.
     pub(super) deadline: Option<u64>,
+    /// In PARSE_WAIT the message alone is given up then, and not its set.
+    pub(super) gives_way: bool,
     /// Ticket of the match request to another shard, so that a late reply finds its message or none.
     pub(super) ticket: u64,
     /// The parts of a message that goes on before it is whole.
@@ -134,6 +136,7 @@ impl<D: Default> Rx<D> {
             slop: 0,
             wait: WaitFor::Nothing,
             deadline: None,
+            gives_way: false,
             ticket: 0,
             parts: Parts::default(),
         }

@@ -4,6 +4,7 @@
 use super::Socklnd;
 use super::hello::HsEvent;
 use super::peer::{DialEvent, DialState, DialWhy};
+use super::rx::RxState;
 use super::standing::{StandEvent, Standing};
 use crate::lnd::config::SEC;
 use crate::lnd::timers::LOOK_AGAIN;
@@ -61,13 +62,16 @@ impl<U: Upper> Socklnd<U> {
             let peer = c.peer;
             let unacked = c.pushed > c.acked;
             if let Some(d) = c.rx.deadline {
-                if d <= now {
+                if d > now {
+                    self.conn_by(cx, key, d);
+                } else if c.rx.gives_way && c.rx.state == RxState::ParseWait {
+                    self.give_way(up, cx, key);
+                } else {
                     cx.counters.err_rx_timeout += 1;
                     return self.close_set(up, cx, peer, LnetError::TimedOut, false);
                 }
-                self.conn_by(cx, key, d);
             }
-            let Some(c) = self.conns.get(key) else { return };
+            let Some(c) = self.conns.get(key).filter(|c| c.up()) else { return };
             if unacked {
                 let d = c.tx_deadline;
                 if d <= now {

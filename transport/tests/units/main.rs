@@ -20,6 +20,7 @@ mod homes;
 mod hostile;
 mod identity;
 mod lazy;
+mod lazy_routed;
 mod multi_rail;
 mod net;
 mod netsock;
@@ -37,6 +38,7 @@ mod protocompat;
 mod raw;
 mod requirements;
 mod rooms;
+mod route_loops;
 #[path = "../common/routed.rs"]
 mod routed;
 mod router_buffers;

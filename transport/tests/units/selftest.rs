@@ -1,7 +1,7 @@
 //! lnet_selftest: a console's requests, and members that serve and ask, in virtual time.
 
 use transport::lnd::{Data, Payload};
-use transport::lnet::Event;
+use transport::lnet::{Event, MeId, Op, OpRefused};
 use transport::node::Input;
 use transport::selftest::{self, Ask, Bulk, Ops, RpcError, Rpcs};
 use transport::testing::data::{lent, payload};
@@ -129,6 +129,56 @@ fn tests_and_batches_are_refused_as_a_kernel_refuses_them() {
     let nowhere = Message::new(1, Body::Test(ping_test(1, 1)));
     assert_eq!(g.ask_with(2, nowhere, Bulk::None).outcome, Err(RpcError::TimedOut));
     g.assert_quiet();
+}
+
+/// Whoever is told that a server's test was added may send it requests at once: they have their entries by then, however long it
+/// takes to attach these.
+#[test]
+fn a_server_is_told_of_when_its_entries_are_attached() {
+    for refused in [false, true] {
+        let mut g = Group::new(1);
+        g.begin(2);
+        let server = Message::new(1, Body::Test(TestReq { is_client: false, ndest: 0, ..ping_test(1, 1) }));
+        let mut ops = Ops::new();
+        for tag in [5, 6] {
+            let (peer, bulk) = (id(2), Bulk::None);
+            let ask =
+                Ask { tag, peer, from: None, service: Service::Test, request: server, bulk, timeout_ns: SEC };
+            g.rpcs.start(g.net.now, ask, &mut ops);
+        }
+        ops.drain(..).for_each(|(app, op)| g.net.input(0, Input::Cmd(app, op)));
+        g.net.run(SEC / 10);
+        let now = g.net.now;
+        let requests = std::mem::take(&mut g.net.nodes[1].events);
+        assert!(matches!(&requests[..], [(_, _, Event::Put(_)), (_, _, Event::Put(_))]), "{requests:?}");
+        let app = requests[0].1;
+        for (_, app, ev) in requests {
+            g.members[1].event(now, app, ev, &mut ops);
+        }
+        let attached: Vec<u64> = ops.drain(..).map(|(_, op)| attached(&op)).collect();
+        assert_eq!(attached, [Service::Brw, Service::Ping].map(|s| u64::from(s.id())), "no reply yet");
+        let event = |tag, refused| match refused {
+            true => Event::Refused { tag, why: OpRefused::PortalKind(50) },
+            false => Event::Attached { tag, me: MeId(tag) },
+        };
+        g.members[1].event(now, app, event(attached[0], false), &mut ops);
+        assert!(ops.is_empty(), "one is not enough");
+        g.members[1].event(now, app, event(attached[1], refused), &mut ops);
+        assert_eq!(ops.iter().filter(|(_, op)| matches!(op, Op::Put { portal: 52, .. })).count(), 2);
+        ops.drain(..).for_each(|(app, op)| g.net.input(1, Input::Cmd(app, op)));
+        g.run(SEC);
+        let done: Vec<_> = g.done.drain(..).map(|d| (d.tag, d.outcome.unwrap().body.status())).collect();
+        assert_eq!(done, [(5, Some(0)), (6, Some(0))]);
+        g.assert_quiet();
+    }
+}
+
+/// The service of an entry that is being attached.
+fn attached(op: &Op) -> u64 {
+    match op {
+        Op::Attach { portal: 50, match_bits, .. } => *match_bits,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Each check in each direction, with features 0 and 1, over several destinations: as many RPCs as were asked for, no byte

@@ -45,6 +45,15 @@ pub struct Member {
     now: Option<u64>,
     /// Requests to test services are taken.
     serves: bool,
+    opening: Opening,
+}
+
+/// Entries for test services that are not attached yet, by number, and replies that wait for them: whoever is told that a server's
+/// test was added may send it requests at once, and those are dropped where nothing matches.
+#[derive(Debug, Default)]
+struct Opening {
+    left: usize,
+    replies: Vec<Key>,
 }
 
 impl Member {
@@ -58,6 +67,7 @@ impl Member {
             source: Source::new(backing),
             now: None,
             serves: false,
+            opening: Opening::default(),
             cfg,
         }
     }
@@ -117,11 +127,10 @@ impl Member {
         [self.sessions.deadline(&self.cfg), rpcs, self.engine.pausing_until()].into_iter().flatten().min()
     }
 
-    /// Takes requests to the framework. Those to other services wait, with their connections, until there is an entry.
+    /// Takes requests to the framework. Those to other services are dropped, and counted, as long as there is no entry. At kernels
+    /// they wait for one, and their connection with them, since buffers of theirs may all be in use; an entry here lends each request its
+    /// own, and never is, so what finds none would wait for good.
     fn open(&mut self, ops: &mut Ops) {
-        for portal in [FRAMEWORK_PORTAL, TEST_PORTAL] {
-            ops.push_back((self.cfg.apps.server, Op::Lazy { tag: 0, portal, on: true }));
-        }
         for service in Service::all().filter(|s| !s.is_test() && *s != Service::Join) {
             self.entry(service, ops);
         }
@@ -159,10 +168,13 @@ impl Member {
                 if part == Part::List { self.listed(key, &data, ops) } else { self.fetched(key, &data, ops) }
             }
             Event::Counts { tag, counts } => self.counted(untag(tag).0, &counts, ops),
+            Event::Attached { tag, .. } => self.opened(tag, ops),
             Event::Refused { tag, .. } => {
                 let (key, part) = untag(tag);
                 self.server.erred();
-                if part != Part::Entry {
+                if part == Part::Entry {
+                    self.opened(tag, ops);
+                } else {
                     self.server.give_up(key);
                 }
             }
@@ -185,8 +197,23 @@ impl Member {
     /// Requests to test services are taken from the first server's test on, of whichever session.
     fn now_serves(&mut self, serves: bool, ops: &mut Ops) {
         if serves && !std::mem::replace(&mut self.serves, true) {
-            self.entry(Service::Brw, ops);
-            self.entry(Service::Ping, ops);
+            for service in Service::all().filter(|s| s.is_test()) {
+                self.opening.left += 1;
+                self.entry(service, ops);
+            }
+        }
+    }
+
+    /// An entry is attached, or will not be; with the last one of a test service, replies that have waited go.
+    fn opened(&mut self, tag: u64, ops: &mut Ops) {
+        let service = u32::try_from(tag).ok().and_then(Service::by_id);
+        if service.is_some_and(|s| s.is_test()) {
+            self.opening.left = self.opening.left.saturating_sub(1);
+        }
+        if self.opening.left == 0 {
+            for key in std::mem::take(&mut self.opening.replies) {
+                self.server.reply(key, ops);
+            }
         }
     }
 
@@ -234,10 +261,12 @@ impl Member {
         }
     }
 
-    /// A reply that waits for nothing.
+    /// A reply that waits for nothing but entries that are not attached yet.
     fn answer(&mut self, p: &PutEvent, request: &Message, reply: Message, ops: &mut Ops) {
-        if let Some(key) = self.server.hold(p, request, reply, Wait::Nothing) {
-            self.server.reply(key, ops);
+        match self.server.hold(p, request, reply, Wait::Nothing) {
+            Some(key) if self.opening.left > 0 => self.opening.replies.push(key),
+            Some(key) => self.server.reply(key, ops),
+            None => {}
         }
     }
 
