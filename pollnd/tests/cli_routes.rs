@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod proc;
 
-use proc::{own_ip, run, start};
+use proc::{Place, own_ip, run, start};
 
 const PORT: [&str; 2] = ["--accept-port", "10988"];
 
@@ -31,6 +31,12 @@ fn commands_reach_nodes_behind_a_router_with_a_node_of_their_own() {
         let here = of("tcp");
         let from: &[&str] = if way[0] == "selftest" { &["--from", &here] } else { &[] };
         run(&[way, from, &["--nid", &here, "--route", &on], &PORT].concat()).good();
+    }
+    // Without --nid: from where this machine reaches the gateway. What is on its address may be another test's.
+    for way in &ways[..2] {
+        let at = Place::new();
+        let own = ["--route", &on, "--accept", "none", "--accept-port", "10988"];
+        at.run(&[way, &own[..]].concat()).good().tells(&["as 127.0.0.1@tcp, from where this machine reaches", near.trim_end_matches("@tcp")]);
     }
     server.stop().good();
     let end = router.stop().good();

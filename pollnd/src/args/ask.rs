@@ -11,7 +11,7 @@ use super::values::{bytes, nid, pause, pings, seconds, transfers};
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Via {
     /// The NID that this command has: that of a node that runs on this machine, which is used then, or of a node of its own.
-    /// Default over kernel sockets: the address from which this machine reaches the target.
+    /// Default over kernel sockets: the address from which this machine reaches the target, or the gateway of the --route to it.
     #[arg(long, value_parser = nid)]
     pub(crate) nid: Option<Nid>,
     /// Goes through a node that runs: its process number, or the path of its control socket.

@@ -37,6 +37,8 @@ struct Reader {
     model: Model,
     /// Credits of the NI that is read, where they are others than the node's.
     own_credits: Option<u32>,
+    /// NIs that say nothing of credits; the node's are the first NI's that does.
+    silent: Vec<usize>,
 }
 
 impl Reader {
@@ -245,6 +247,7 @@ impl Reader {
 
     fn ni(&mut self, net: &str, node: &Node) {
         let net = net.to_owned();
+        let mut says = false;
         let mut ni = Ni { at: node.at, net, nid: None, interface: None, credits: None, cpt: None };
         let before = self.faults.len();
         for (key, value) in self.mapping("local NI(s)", node) {
@@ -254,6 +257,7 @@ impl Reader {
                 "tunables" => {
                     self.section(Part::Tunables, "tunables", value);
                     ni.credits = self.own_credits.take();
+                    says = matches!(&value.kind, Kind::Map(all) if all.iter().any(|(k, _)| k.text == CREDITS));
                 }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),
@@ -276,7 +280,22 @@ impl Reader {
             (None, NIS_MAX) => {
                 self.fault(ni.at, format!("more than {NIS_MAX} NIs: run a second node for the others"));
             }
-            _ => self.model.nis.push(ni),
+            _ => {
+                self.silent.extend((!says).then_some(self.model.nis.len()));
+                self.model.nis.push(ni);
+            }
+        }
+    }
+
+    /// An NI that says nothing of credits has the default, and not another NI's.
+    fn settle_credits(&mut self) {
+        let Some(said) = self.model.said(Part::Tunables, CREDITS) else { return };
+        let usual = Some(said.key.default()).filter(|d| d != said.value());
+        let usual = usual.and_then(|d| d.parse().ok());
+        for at in &self.silent {
+            if let Some(ni) = self.model.nis.get_mut(*at) {
+                ni.credits = usual;
+            }
         }
     }
 
@@ -471,8 +490,9 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
         )]);
     };
     let (faults, model) = (Vec::new(), Model::default());
-    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None };
+    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None, silent: Vec::new() };
     r.root(&root);
+    r.settle_credits();
     r.together();
     r.faults.sort();
     r.faults.dedup();
@@ -607,6 +627,23 @@ mod tests {
             all
         };
         assert_eq!(values(&again), values(&m));
+    }
+
+    /// The first number that is said is the node's, and was that of all NIs that said none.
+    #[test]
+    fn an_ni_that_says_no_credits_has_none_of_anothers() {
+        let credits = |nis: &str| {
+            let m = read(&format!("net: [{{net type: tcp, local NI(s): [{nis}]}}]")).unwrap();
+            let all: Vec<_> = m.nis.iter().map(|n| n.credits).collect();
+            (m.said(Part::Tunables, CREDITS).map(|s| s.value().to_owned()), all)
+        };
+        let [silent, more] = ["{nid: 10.0.0.1@tcp}", "{nid: 10.0.0.2@tcp, tunables: {credits: 64}}"];
+        let said = Some("64".to_owned());
+        assert_eq!(credits(&format!("{silent}, {more}")), (said.clone(), vec![Some(256), None]));
+        assert_eq!(credits(&format!("{more}, {silent}")), (said, vec![None, Some(256)]));
+        assert_eq!(credits(silent), (None, vec![None]));
+        let usual = credits(&format!("{silent}, {}", more.replace("64", "256")));
+        assert_eq!(usual, (Some("256".into()), vec![None, None]));
     }
 
     #[test]
