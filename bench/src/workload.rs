@@ -518,7 +518,8 @@ mod tests {
     #[test]
     fn after_an_error_one_at_a_time_asks_until_one_ends_well() {
         let ctl = Arc::new(Ctl::default());
-        let cfg = ClientConfig { bulk_len: 64, bulk_flight: 3, limit: 9, tags: 700, ..ClientConfig::default() };
+        let cfg =
+            ClientConfig { bulk_len: 64, bulk_flight: 3, limit: 9, tags: 700, ..ClientConfig::default() };
         let mut c = client(cfg, &ctl);
         ctl.set_traffic(Traffic::BulkChecked);
         let mut ops = Ops::new();

@@ -60,10 +60,10 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal("--nid", nid));
             }
             let unused: Vec<_> = node.given().filter(|o| o.1 != Use::Finding).map(|o| o.0).collect();
-            let unused = match unused.len() {
-                0 => String::new(),
-                1 => format!("; it has settings of its own, {} is not used", unused[0]),
-                _ => format!("; it has settings of its own, these are not used: {}", unused.join(", ")),
+            let unused = match &unused[..] {
+                [] => String::new(),
+                [one] => format!("; it has settings of its own, {one} is not used"),
+                all => format!("; it has settings of its own, these are not used: {}", all.join(", ")),
             };
             out::note(format_args!("through the node of {nid} that runs here (process {}){unused}", r.pid));
             return Ok(Access::Node(client));

@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod proc;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proc::{Place, Proc, eventually, nid, own_ip};
 use rustix::process::Signal;
@@ -25,12 +25,6 @@ impl Place {
     fn nets(&self, node: &Proc) -> Vec<String> {
         let shown = self.ctl(node, &["net", "show"]).good().out;
         shown.lines().filter_map(|l| Some(l.split_once("nid: ")?.1.to_owned())).collect()
-    }
-
-    fn file(&self, text: &str) -> PathBuf {
-        let path = self.0.path().join("node.yaml");
-        std::fs::write(&path, text).unwrap();
-        path
     }
 }
 
@@ -109,7 +103,11 @@ fn refusals_are_lnetctl_s_or_say_what_to_do() {
     let only_at_start = ["peer_credits 9", "have 8", "start the node again with --tunable peer_credits=9"];
     add(&["--nid", &format!("{a}@tcp1"), "--peer-credits", "9"], &only_at_start);
     // Addresses that no machine has are told of in one form, whether they are so by themselves or by the network.
-    for (nid, says) in [("255.255.255.255@tcp1", "broadcast"), ("127.255.255.255@tcp1", "broadcast"), ("224.0.0.1@tcp1", "multicast")] {
+    for (nid, says) in [
+        ("255.255.255.255@tcp1", "broadcast"),
+        ("127.255.255.255@tcp1", "broadcast"),
+        ("224.0.0.1@tcp1", "multicast"),
+    ] {
         add(&["--nid", nid], &["add:\n-     net:\n      errno: -22\n", says]);
     }
     add(&["--nid", &format!("{a}@tcp1"), "--cpt", "[0,1]"], &["cpt [0,1]", "[0]"]);
@@ -123,7 +121,9 @@ fn refusals_are_lnetctl_s_or_say_what_to_do() {
     assert_eq!(at.nets(&node).last().map(String::as_str), Some("127.0.0.1@tcp3"));
     // A peer has no more credits than the NI.
     at.ctl(&node, &["net", "add", "--nid", &format!("{a}@tcp4"), "--credits", "4"]).good();
-    at.ctl(&node, &["net", "show", "--net", "tcp4", "-v"]).good().says(&["credits: 4\n", "peer_credits: 4\n"]);
+    at.ctl(&node, &["net", "show", "--net", "tcp4", "-v"])
+        .good()
+        .says(&["credits: 4\n", "peer_credits: 4\n"]);
     node.err_has(&["peer_credits=8 is more than credits=4"]);
     other.stop().good();
     node.stop().good();

@@ -121,13 +121,15 @@ fn quick_takes_over_what_an_earlier_one_of_its_node_left() {
     run(&[&quick[..], &["--seconds", "1"]].concat()).good();
     // Another node's is not taken unless asked for.
     let third = nid(own_ip());
-    let mut killed = start(&["selftest", "quick", "--from", &third, "--to", &there, "--seconds", "600", "--json"]);
+    let mut killed =
+        start(&["selftest", "quick", "--from", &third, "--to", &there, "--seconds", "600", "--json"]);
     killed.until("rates", |out, _| out.contains("\"group\":\"to\""));
     killed.kill();
     let refused = run(&[&quick[..], &["--seconds", "1"]].concat());
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let said = refused.out.clone() + &refused.err;
-    let all = [&*format!("it is in session quick of {third}"), "--force, of new_session or of selftest quick"];
+    let all =
+        [&*format!("it is in session quick of {third}"), "--force, of new_session or of selftest quick"];
     assert!(all.iter().all(|w| said.contains(w)), "{refused:?}");
     run(&[&quick[..], &["--seconds", "1", "--force"]].concat()).good();
     far.stop().good();

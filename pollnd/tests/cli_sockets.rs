@@ -152,7 +152,8 @@ fn a_long_transfer_survives_a_restart_of_its_peer() {
         p.until("messages again", |out, _| flows(out));
         let end = p.stop().failed(1, &["interrupted", "had ended with an error"]);
         let v: serde_json::Value = serde_json::from_str(end.out.lines().last().unwrap()).unwrap();
-        let errors: u64 = v["errors"].as_array().unwrap().iter().map(|e| e["messages"].as_u64().unwrap()).sum();
+        let errors: u64 =
+            v["errors"].as_array().unwrap().iter().map(|e| e["messages"].as_u64().unwrap()).sum();
         assert!(errors > 0 && v["failed"].as_u64() == Some(errors), "{v}");
         up.stop().good().says(&["wrong 0"]);
     }

@@ -257,7 +257,8 @@ impl Reader {
                 "tunables" => {
                     self.section(Part::Tunables, "tunables", value);
                     ni.credits = self.own_credits.take();
-                    says = matches!(&value.kind, Kind::Map(all) if all.iter().any(|(k, _)| k.text == CREDITS));
+                    says =
+                        matches!(&value.kind, Kind::Map(all) if all.iter().any(|(k, _)| k.text == CREDITS));
                 }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),

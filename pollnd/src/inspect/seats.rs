@@ -341,7 +341,10 @@ mod tests {
         let text = |n: NoSeat| n.text(Duration::from_secs(150));
         assert!(text(NoSeat::Taken).starts_with("5 other commands go through this node now"));
         let owed = text(NoSeat::Owed(320));
-        assert!(owed.starts_with("320 operations that earlier commands") && owed.contains("150.0 s"), "{owed}");
+        assert!(
+            owed.starts_with("320 operations that earlier commands") && owed.contains("150.0 s"),
+            "{owed}"
+        );
         assert!(!owed.contains("ping"), "{owed}");
     }
 }

@@ -369,7 +369,9 @@ pub fn settle(cfg: &mut Config) -> Vec<String> {
 /// Text about an NI whose own credits are fewer than `peer_credits`: a peer has no more of them there.
 pub fn fewer_credits(peer_credits: u32, credits: u32, nid: Nid) -> Option<String> {
     (credits < peer_credits).then(|| {
-        format!("peer_credits={peer_credits} is more than credits={credits} of {nid}: taken for that many there")
+        format!(
+            "peer_credits={peer_credits} is more than credits={credits} of {nid}: taken for that many there"
+        )
     })
 }
 

@@ -474,7 +474,11 @@ fn a_member_of_an_earlier_session_of_this_node_is_taken_over() {
     lab.ask("new_session s");
     let gave = lab.ask("add_group g 192.168.80.[11-13]@tcp");
     assert_eq!(gave.status, 254, "{}", gave.err);
-    assert!(gave.err.contains("192.168.80.13@tcp") && !gave.err.contains("192.168.80.12@tcp"), "{}", gave.err);
+    assert!(
+        gave.err.contains("192.168.80.13@tcp") && !gave.err.contains("192.168.80.12@tcp"),
+        "{}",
+        gave.err
+    );
     // A session of another console's, and a later one, are theirs.
     let later = Sid { stamp: i64::MAX, ..own };
     lab.members.get_mut(&nid(12)).unwrap().session = Some((later, Name::new("x"), 1));
