@@ -249,7 +249,7 @@ impl Node {
         while let Some(guests) = &self.guests
             && !self.threads.iter().all(JoinHandle::is_finished)
         {
-            // What comes to a free seat may hold what the node waits for.
+            // Answers that come to a free seat may hold memory that the node waits for.
             guests.hear();
             dataplane::clock::pause(HEARING);
         }

@@ -37,7 +37,7 @@ struct Reader {
     model: Model,
     /// Credits of the NI that is read, where they are others than the node's.
     own_credits: Option<u32>,
-    /// NIs that say nothing of credits; the node's are the first NI's that does.
+    /// NIs that say nothing of credits.
     silent: Vec<usize>,
 }
 
@@ -257,8 +257,7 @@ impl Reader {
                 "tunables" => {
                     self.section(Part::Tunables, "tunables", value);
                     ni.credits = self.own_credits.take();
-                    says =
-                        matches!(&value.kind, Kind::Map(all) if all.iter().any(|(k, _)| k.text == CREDITS));
+                    says = value.has(CREDITS);
                 }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),
@@ -271,6 +270,7 @@ impl Reader {
         }
         let first = self.model.nis.iter().find(|o| o.nid.is_some() && o.nid == ni.nid).map(|o| o.at.line);
         let nid = ni.nid.unwrap_or(Nid::LO);
+        self.silent.extend((!says).then_some(self.model.nis.len()));
         match (first, self.model.nis.len()) {
             (Some(line), _) => {
                 self.fault(
@@ -281,22 +281,7 @@ impl Reader {
             (None, NIS_MAX) => {
                 self.fault(ni.at, format!("more than {NIS_MAX} NIs: run a second node for the others"));
             }
-            _ => {
-                self.silent.extend((!says).then_some(self.model.nis.len()));
-                self.model.nis.push(ni);
-            }
-        }
-    }
-
-    /// An NI that says nothing of credits has the default, and not another NI's.
-    fn settle_credits(&mut self) {
-        let Some(said) = self.model.said(Part::Tunables, CREDITS) else { return };
-        let usual = Some(said.key.default()).filter(|d| d != said.value());
-        let usual = usual.and_then(|d| d.parse().ok());
-        for at in &self.silent {
-            if let Some(ni) = self.model.nis.get_mut(*at) {
-                ni.credits = usual;
-            }
+            _ => self.model.nis.push(ni),
         }
     }
 
@@ -493,7 +478,7 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
     let (faults, model) = (Vec::new(), Model::default());
     let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None, silent: Vec::new() };
     r.root(&root);
-    r.settle_credits();
+    r.model.settle_credits(&r.silent);
     r.together();
     r.faults.sort();
     r.faults.dedup();
@@ -628,23 +613,6 @@ mod tests {
             all
         };
         assert_eq!(values(&again), values(&m));
-    }
-
-    /// The first number that is said is the node's, and was that of all NIs that said none.
-    #[test]
-    fn an_ni_that_says_no_credits_has_none_of_anothers() {
-        let credits = |nis: &str| {
-            let m = read(&format!("net: [{{net type: tcp, local NI(s): [{nis}]}}]")).unwrap();
-            let all: Vec<_> = m.nis.iter().map(|n| n.credits).collect();
-            (m.said(Part::Tunables, CREDITS).map(|s| s.value().to_owned()), all)
-        };
-        let [silent, more] = ["{nid: 10.0.0.1@tcp}", "{nid: 10.0.0.2@tcp, tunables: {credits: 64}}"];
-        let said = Some("64".to_owned());
-        assert_eq!(credits(&format!("{silent}, {more}")), (said.clone(), vec![Some(256), None]));
-        assert_eq!(credits(&format!("{more}, {silent}")), (said, vec![None, Some(256)]));
-        assert_eq!(credits(silent), (None, vec![None]));
-        let usual = credits(&format!("{silent}, {}", more.replace("64", "256")));
-        assert_eq!(usual, (Some("256".into()), vec![None, None]));
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn counts(front: &Inspection) -> BTreeMap<&'static str, u64> {
 struct Pump<'a> {
     client: Client,
     handle: &'a Handle,
-    /// What those before it have left.
+    /// Operations that those before it have left.
     owed: &'a mut Vec<u64>,
     ops: Ops,
     begun: Instant,

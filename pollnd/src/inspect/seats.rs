@@ -319,7 +319,7 @@ mod tests {
         let taken = guests.take(DEPTH / 2).unwrap();
         assert_eq!(taken.seat.as_ref().unwrap().owed, [7], "the one that hears least");
         drop(taken);
-        // What is out has room for its ends.
+        // Operations that are out have room for their ends.
         assert_eq!(guests.take(DEPTH).err(), Some(NoSeat::Owed(usize::from(SEATS) + 1)));
         let mut ops = Ops::new();
         let ends = [
