@@ -533,7 +533,9 @@ mod tests {
         assert_eq!(begun(&mut c, 0), 3);
         assert_eq!(c.outstanding().collect::<Vec<_>>(), [700, 701, 702]);
         end(&mut c, 1, 700, Ok(()));
-        [701, 702].map(|tag| end(&mut c, 2, tag, Err(LnetError::NoNi)));
+        for tag in [701, 702] {
+            end(&mut c, 2, tag, Err(LnetError::NoNi));
+        }
         assert_eq!((begun(&mut c, 3), c.patience()), (0, Some(AGAIN - 1)));
         assert_eq!((begun(&mut c, 2 + AGAIN), begun(&mut c, 3 + AGAIN)), (1, 0));
         let again = c.outstanding().next().unwrap();
