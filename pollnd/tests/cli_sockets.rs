@@ -141,8 +141,8 @@ fn a_long_transfer_survives_a_restart_of_its_peer() {
         let more = ["-c", "10000000", "-s", "65536", "-w", "0.1", "--timeout", "100", "--json"];
         let mut p = start(&[&[what, &server][..], &by, &more].concat());
         let flows = |out: &str| {
-            let rows = out.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
-            rows.last().is_some_and(|r| r["messages"].as_u64() > Some(0) && r["failed"] == 0)
+            let mut rows = out.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+            rows.next_back().is_some_and(|r| r["messages"].as_u64() > Some(0) && r["failed"] == 0)
         };
         p.until("messages", |out, _| flows(out));
         up.kill();
