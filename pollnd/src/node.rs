@@ -39,7 +39,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let command = Role::Server.command();
     let scope = claim::scope(&a.node);
     let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
-    live.nis.starts(&a.node, command, claim.is_some())?;
+    live.nis.starts(&a.node, command, claim.as_ref())?;
     let guests = Arc::new(Seats::default());
     guests.name(a.nid);
     let seats = guests.clone();

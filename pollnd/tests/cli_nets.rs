@@ -63,6 +63,12 @@ fn an_ni_comes_and_goes_while_others_run() {
     at.ctl(&node, &["net", "del", "--net", "tcp"]).good();
     assert_eq!(at.nets(&node), ["0@lo", &*second]);
     at.ctl(&peer, &["ping", &second]).good();
+    // Another process may have it meanwhile.
+    let heir = at.node(&["--nid", &first]);
+    at.ctl(&peer, &["ping", &first]).good();
+    let taken = format!("process {}", heir.id());
+    at.ctl(&node, &["net", "add", "--nid", &first]).failed(234, &[&taken]);
+    heir.stop().good();
     at.ctl(&node, &["net", "add", "--nid", &first]).good();
     at.ctl(&peer, &["ping", &first]).good();
     assert_eq!(at.nets(&node), ["0@lo", &*second, &*first]);

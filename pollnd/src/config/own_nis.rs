@@ -1,6 +1,6 @@
 //! NIs of a node that runs: added one by one, deleted one by one, or made those of a file (docs/config.md).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use bench::sock::epoch;
 use transport::lnd::{Config, NewNi, NiConfig};
@@ -8,7 +8,7 @@ use transport::node::inspect::{Inspection, Site};
 use transport::wire::Nid;
 
 use crate::args::{NodeArgs, ServeArgs};
-use crate::inspect::claim::{self, Claim};
+use crate::inspect::claim::{self, Claim, Lock};
 use crate::inspect::failure::Failure;
 use crate::networks;
 
@@ -27,7 +27,7 @@ pub(crate) struct Wanted {
 struct Ni {
     nid: Nid,
     place: usize,
-    /// Keeps its NID for it. That of the NID that the node was started with is kept by whoever runs it.
+    /// Keeps its NID for it. The lock of the NID that the node was started with is held by whoever runs it.
     _claim: Option<Claim>,
 }
 
@@ -38,9 +38,21 @@ pub(crate) struct Nis(Mutex<Here>);
 #[derive(Debug, Default)]
 struct Here {
     all: Vec<Ni>,
-    /// The NID that the node was started with, and the name of its command.
+    /// The NID that the node was started with, its lock, and the name of the node's command.
     first: Option<Nid>,
+    lock: Weak<Lock>,
     command: &'static str,
+}
+
+impl Here {
+    /// The node has no NI of this NID: if it is the one that it was started with, another process may have it.
+    fn let_go(&self, nid: Nid) {
+        if self.first == Some(nid)
+            && let Some(lock) = self.lock.upgrade()
+        {
+            lock.release();
+        }
+    }
 }
 
 impl Nis {
@@ -48,19 +60,25 @@ impl Nis {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the NIDs of a node that starts, but for the first one's lock, which its caller has taken: with `locked` those of the others.
+    /// Takes the NIDs of a node that starts, but for the first one's, which its caller has taken: where that is `locked` the others are, too.
     ///
     /// # Errors
     /// One that another process has; NIs that do not go with the ports.
-    pub(crate) fn starts(&self, a: &NodeArgs, command: &'static str, locked: bool) -> Result<(), String> {
+    pub(crate) fn starts(
+        &self,
+        a: &NodeArgs,
+        command: &'static str,
+        locked: Option<&Claim>,
+    ) -> Result<(), String> {
         let mut nis = self.nis();
         (nis.first, nis.command) = (Some(a.nid), command);
+        nis.lock = locked.map(Claim::lock).unwrap_or_default();
         for (nid, place) in networks::with_places(a)? {
             // One that is named twice is refused as such.
             if nis.all.iter().any(|n| n.nid == nid) {
                 continue;
             }
-            let claim = match locked && nid != a.nid {
+            let claim = match locked.is_some() && nid != a.nid {
                 true => claim::take(nid, &claim::scope(a), command).map_err(|h| h.refusal("--ni", nid))?,
                 false => None,
             };
@@ -105,16 +123,20 @@ impl Nis {
             let e = transport::lnd::NiError::Twice(nid);
             return Err(Failure::numbered(&e, e.errno()));
         }
-        let claim = match nis.first == Some(nid) {
-            true => None,
-            false => claim::take(nid, &claim::scope(a), nis.command)
-                .map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?,
+        let scope = claim::scope(a);
+        let claim = match nis.lock.upgrade().filter(|_| nis.first == Some(nid)) {
+            Some(lock) => lock.retake(nid, &scope, nis.command).map(|()| None),
+            None => claim::take(nid, &scope, nis.command),
         };
+        let claim = claim.map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?;
         let prefix = networks::ports(a).ok().and_then(|all| Some(all.get(place)?.prefix(ip)));
         let site = Site { ip, prefix: prefix.unwrap_or_default(), port: place as u8 };
         let new = NewNi { nid, credits, incarnation: epoch() };
-        let done = front.add_ni(&new, &site).map_err(|e| e.to_string())?;
-        done.map_err(|e| Failure::numbered(&e, e.errno()))?;
+        let done = front.add_ni(&new, &site).map_err(|e| e.to_string());
+        if !matches!(done, Ok(Ok(()))) {
+            nis.let_go(nid);
+        }
+        done?.map_err(|e| Failure::numbered(&e, e.errno()))?;
         tracing::info!("{nid} is an NI of this node now");
         nis.all.push(Ni { nid, place, _claim: claim });
         Ok(())
@@ -130,6 +152,7 @@ impl Nis {
         done.map_err(|e| Failure::numbered(&e, e.errno()))?;
         tracing::info!("{nid} is no NI of this node any more");
         nis.all.retain(|n| n.nid != nid);
+        nis.let_go(nid);
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use super::shared::{Shared, say};
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
 use crate::config::reader::cpt_list;
+use crate::config::reload::Live;
 use crate::iface;
 use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
@@ -130,6 +131,8 @@ impl Statistics {
 /// Figures of NIs over all lcores, and what the lcores say besides.
 struct Sum {
     nis: Vec<NiFigures>,
+    /// Of NIs that were deleted.
+    gone: NiFigures,
     ops: u64,
     counted: Counted,
 }
@@ -138,11 +141,12 @@ struct Sum {
 type Counted = HashMap<&'static str, u64>;
 
 fn sum(front: &Inspection) -> Result<Sum, String> {
-    let mut all = Sum { nis: Vec::new(), ops: 0, counted: HashMap::new() };
+    let mut all = Sum { nis: Vec::new(), gone: NiFigures::none(), ops: 0, counted: HashMap::new() };
     for lcore in 0..front.lcores() {
         let c = front.counts(lcore).map_err(|e| e.to_string())?;
         c.proto.iter().for_each(|(name, n)| *all.counted.entry(name).or_default() += n);
         all.ops += c.ops;
+        all.gone = all.gone.and(&c.gone);
         for ni in &c.nis {
             match all.nis.iter_mut().find(|n| n.nid == ni.nid) {
                 Some(n) => *n = n.and(ni),
@@ -204,7 +208,7 @@ fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
     let interface = if real { interface(a, f.nid) } else { None };
     LocalNi {
         nid: Some(f.nid.to_string()),
-        status: Some(if f.health.fatal { "down" } else { "up" }.into()),
+        status: Some(if f.health.fatal || f.silent { "down" } else { "up" }.into()),
         interfaces: interface.map(|i| [("0".to_owned(), i)].into()),
         statistics: Some(Statistics::of(&f.moved, &f.dropped, &f.spans)),
         udsp: Some(NO_UDSP),
@@ -287,6 +291,8 @@ impl Known {
                 n.waiting += f.waiting;
                 n.waiting_bytes += f.waiting_bytes;
                 n.most = n.most.max(f.most);
+                n.buffers += f.buffers;
+                n.buffers_most = n.buffers_most.max(f.buffers_most);
             }
             None => self.nis.push(f.clone()),
         }
@@ -321,11 +327,13 @@ struct About {
     health: HashMap<Nid, PeerHealth>,
     /// Gateways of ours, and whether a route by them is up.
     gateways: HashMap<Nid, bool>,
+    /// Router buffers that a peer may hold.
+    buffers: i64,
 }
 
 fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> PeerNi {
     // One behind a router has no credits of its own.
-    let credits = if f.is_some_and(|f| f.routed) { 0 } else { credits };
+    let (credits, buffers) = if f.is_some_and(|f| f.routed) { (0, 0) } else { (credits, known.buffers) };
     let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
     let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
     let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
@@ -338,8 +346,8 @@ fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> Pe
         available_tx_credits: Some(credits - used - waiting),
         min_tx_credits: Some(credits - most),
         tx_q_num_of_buf: Some(i64::try_from(f.map_or(0, |f| f.waiting_bytes)).unwrap_or(i64::MAX)),
-        available_rtr_credits: Some(credits),
-        min_rtr_credits: Some(credits),
+        available_rtr_credits: Some(buffers - of(|f| f.buffers)),
+        min_rtr_credits: Some(buffers - of(|f| f.buffers_most)),
         refcount: Some(1 + used + waiting),
         statistics: Some(Statistics::of(&moved, &dropped, &spans)),
         sent_stats: Some(moved.sent.into()),
@@ -379,7 +387,9 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
             (known.by_hand, known.nids) = (Some(hand.multi_rail), hand.nids);
         }
     }
-    let (credits, mut about) = (cfg.peer_credits.into(), About { health: well(front)?, ..About::default() });
+    let buffers = cfg.peer_router_credits().into();
+    let mut about = About { health: well(front)?, buffers, ..About::default() };
+    let credits = cfg.peer_credits.into();
     for r in front.routes(None).map_err(|e| e.to_string())?.1 {
         *about.gateways.entry(r.gateway).or_default() |= r.up;
     }
@@ -395,7 +405,7 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
             true
         })
         .map_err(|e| e.to_string())?;
-    let over = |get: fn(&NiFigures) -> u64| all.nis.iter().map(get).sum::<u64>();
+    let over = |get: fn(&NiFigures) -> u64| all.nis.iter().chain([&all.gone]).map(get).sum::<u64>();
     let of = |name| all.counted.get(name).copied().unwrap_or(0);
     // Messages that are passed on are neither sent nor received, as kernels count (docs/lnetctl.md).
     let own = |all: u64, passed| all.saturating_sub(of(passed));
@@ -453,8 +463,10 @@ fn route_order(ask: &Ask) -> Result<RouteAsk, String> {
     }
 }
 
-fn change_route(front: &Inspection, ask: &Ask) -> Result<Value, Failure> {
-    let (done, _) = front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
+fn change_route(shared: &Shared, ask: &Ask) -> Result<Value, Failure> {
+    // A file that is being applied has looked at the routes.
+    let _alone = shared.about.live.as_deref().map(Live::alone);
+    let (done, _) = shared.front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
     done.map_err(|e| Failure::numbered(e, e.errno()))?;
     tracing::info!("routes: {ask:?}");
     Ok(json!(null))
@@ -505,7 +517,7 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         Ask::AddNet(order) => return Ok(ni_orders::add(shared, order)),
         Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
         Ask::Routes {} => return rows(s, routes(front)),
-        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
+        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(shared, ask)),
         Ask::AddPeer { peer } => return Ok(peer_orders::add(shared, peer)),
         Ask::DelPeer { primary, nids } => {
             let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
@@ -549,6 +561,8 @@ mod tests {
             waiting: 1,
             waiting_bytes: 100,
             most: 5,
+            buffers: 3,
+            buffers_most: 10,
         };
         let mut known = Known::default();
         let nids = [nid(2), nid(3), nid(4)];
@@ -556,7 +570,7 @@ mod tests {
         known.add(&figures(2, &nids, 7));
         known.add(&figures(3, &nids, 1));
         let ill = PeerHealth { value: 600, ping_count: 3, ..HEALTHY };
-        let about = About { health: [(nid(3), ill)].into(), gateways: [(nid(2), true)].into() };
+        let about = About { health: [(nid(3), ill)].into(), gateways: [(nid(2), true)].into(), buffers: 9 };
         let p = known.shown(nid(2), 8, &about);
         assert_eq!([0, 1].map(|at: usize| p.nis[at].health), [Some(HEALTHY), Some(ill)]);
         assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
@@ -568,6 +582,8 @@ mod tests {
             (Some(8), Some(5), Some(3))
         );
         assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("up")));
+        // Those that wait are missing, as on a kernel.
+        assert_eq!((n.available_rtr_credits, n.min_rtr_credits), (Some(6), Some(-1)));
         // One that has not been asked.
         let mut known = Known::default();
         known.add(&figures(5, &[], 1));

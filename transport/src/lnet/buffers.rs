@@ -214,6 +214,7 @@ impl Lnet {
                     pool.lines.stand(msg.peer, place, waiting.iter().map(|w| w.out));
                 }
             }
+            p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
             return None;
         }
         pool.take(out, 1);
@@ -222,6 +223,7 @@ impl Lnet {
         let lease = Lease { ni, class, out, to: dest, len, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
+        p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
         cx.budget.took(p.host, lease.uses());
         self.buffers.bytes += u64::from(len);
         self.buffers.shares.take(dest, class, lease.room());

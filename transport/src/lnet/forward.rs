@@ -283,6 +283,8 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
+        // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
+        msg.deadline = cx.now + cx.cfg.timeout();
         let found = known.or_else(|| lnd.find(via));
         if known.is_none()
             && let TxDone::Forward(lease) = &msg.done

@@ -41,6 +41,7 @@ mod ni_stage;
 mod nis;
 pub(crate) mod ops;
 mod own;
+mod pace;
 mod parse;
 mod peer;
 pub(crate) mod portal;
@@ -48,6 +49,7 @@ pub(crate) mod portal;
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 mod pushes;
+mod queues;
 mod rails;
 mod recovery;
 pub(crate) mod remote;
@@ -57,6 +59,7 @@ mod routing;
 mod shares;
 mod upper;
 mod views;
+mod word;
 
 use std::collections::VecDeque;
 
@@ -73,6 +76,7 @@ pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
 use self::events::Events;
 use self::far::Fars;
 use self::faulted::Faults;
+use self::figures::NiFigures;
 use self::forward::Passing;
 use self::gateways::Gateways;
 use self::guest::Lease;
@@ -233,6 +237,8 @@ pub(crate) struct Lnet {
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(crate) own: Slab<OwnMessage>,
     own_work: OwnWork,
+    /// Figures of NIs whose places others have.
+    gone: NiFigures,
     nis: Vec<Ni>,
     /// Held messages to go on with before this input is done: whatever NI they came by.
     again: VecDeque<Resume>,
@@ -302,6 +308,7 @@ impl Lnet {
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
             own_work: OwnWork::new(),
+            gone: NiFigures::none(),
             again: VecDeque::new(),
             drops: Drops::default(),
             kicks: VecDeque::new(),
@@ -312,7 +319,7 @@ impl Lnet {
             nis,
             sequence: cfg.sequence(),
             newest: None,
-            aliases: Aliases::first(&cfg.peers),
+            aliases: Aliases::first(cfg.nids(), &cfg.peers),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),
             health: Health::default(),
@@ -347,6 +354,7 @@ impl Lnet {
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
         let wake = wake.min(self.routing.wake()).min(self.recovery_wake()).min(self.gateways.wake());
+        let wake = wake.min(self.cuts.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -358,6 +366,7 @@ impl Lnet {
         self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
+        self.end_late_cuts(cx, lnds);
         self.end_delays(cx, lnds);
         if self.recovery_wake() <= cx.now {
             self.recover(cx, lnds);

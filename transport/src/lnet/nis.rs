@@ -4,12 +4,10 @@
 //! where there is one, or ends with an error (`resend.rs`), and so do operations that wait for an answer by it. Peers hear of both by a push of
 //! the new list, as with kernels.
 
-use std::collections::VecDeque;
-
 use super::ni::Ni;
 use super::ni_stage::{Stage, Step};
 use super::{Lnet, Msg};
-use crate::lnd::{Cx, Lnd, LnetError, NiConfig, NiId};
+use crate::lnd::{Cx, Lnd, LnetError, Moved, NiConfig, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{NetId, Nid};
 
@@ -34,11 +32,14 @@ impl Lnet {
         self.routes.lead_to(net)
     }
 
-    /// Makes a place ready for an NI; gives whether it was free.
-    pub(crate) fn ni_open(&mut self, cx: &Cx, ni: &NiConfig) -> bool {
+    /// Makes a place ready for an NI; gives whether it was free. The LND of the NI that was there has `moved` these messages.
+    pub(crate) fn ni_open(&mut self, cx: &Cx, ni: &NiConfig, moved: Moved) -> bool {
         let at = NiId(ni.place);
         if self.stage(at) != Stage::Free || at.index() > self.nis.len() {
             return false;
+        }
+        if let Some(gone) = self.figures_of(cx, at, moved) {
+            self.gone = self.gone.and(&gone);
         }
         match self.nis.get_mut(at.index()) {
             Some(place) => *place = Ni::new(ni),
@@ -75,10 +76,6 @@ impl Lnet {
         ni.waiters.clear();
         cx.cfg.nis.retain(|n| n.place != at.0);
         if ran {
-            // One NI alone needs no link to be chosen.
-            if cx.cfg.nis.len() < 2 {
-                self.nis.iter_mut().for_each(|n| n.health.fatal = false);
-            }
             self.nis_changed(cx);
             self.end_routes();
         }
@@ -96,6 +93,7 @@ impl Lnet {
     /// Peers are told that our NIs are others.
     fn nis_changed(&mut self, cx: &Cx) {
         self.sequence = self.sequence.wrapping_add(1);
+        self.aliases.set_own(cx.cfg.nids());
         self.rails_changed();
         self.info_changed(cx.cfg.features(), &cx.cfg);
     }
@@ -108,7 +106,7 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(at.index()) else { return };
         for peer in &peers {
             let Some(p) = self.peers.get_mut(*peer) else { continue };
-            let mut all: VecDeque<Msg> = std::mem::take(&mut p.waiting);
+            let mut all: Vec<Msg> = std::iter::from_fn(|| p.waiting.pop_any()).collect();
             all.extend(p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default());
             for tx in all {
                 if tx.answer {

@@ -10,7 +10,7 @@ use super::class::{BufferClass, CLASSES};
 use crate::lnd::budget::{Room, crowds};
 use crate::wire::Nid;
 
-/// What messages for a NID hold.
+/// Buffers and bytes that messages for a NID hold.
 #[derive(Debug, Default)]
 struct Share {
     held: [u32; CLASSES],

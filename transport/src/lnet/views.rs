@@ -52,6 +52,8 @@ impl Lnet {
             waiting: p.waits() as u32,
             waiting_bytes,
             most: p.figures.most,
+            buffers: p.buffers(),
+            buffers_most: p.figures.most_buffers,
         })
     }
 
@@ -72,6 +74,8 @@ impl Lnet {
             waiting: 0,
             waiting_bytes: 0,
             most: 0,
+            buffers: 0,
+            buffers_most: 0,
         })
     }
 

@@ -23,9 +23,9 @@ pub use super::loop_stats::LoopStats;
 pub use super::nis::{AboutNis, NiAsk, Site};
 pub use super::pages::{PAGE, Peers, Rows};
 use crate::lnd::tunables::Change;
-use crate::lnd::{BY_HAND_MAX, Config, Counters, NIS_MAX, PeerByHand, PeerError, ROUTES_MAX, RouteError};
+use crate::lnd::{Config, Counters, NIS_MAX, PeerError, RouteError};
 use crate::lnet::by_hand::{ByHandView, PeerAsk};
-use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
+use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
 use crate::lnet::{PeerNiView, RoutingView};
@@ -114,6 +114,8 @@ pub struct Counts {
     pub more: Vec<(&'static str, u64)>,
     /// NIs, the primary one first, and `0@lo` behind them.
     pub nis: Vec<NiFigures>,
+    /// NIs that were deleted, together.
+    pub gone: NiFigures,
     /// Operations that wait for an answer.
     pub ops: u64,
 }
@@ -126,6 +128,7 @@ impl Counts {
             loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
             nis: Vec::with_capacity(NIS_MAX + 1),
+            gone: NiFigures::none(),
             ops: 0,
         }
     }
@@ -152,7 +155,7 @@ pub struct AboutFaults {
     pub ask: Option<FaultAsk>,
     /// Answer to the order: how many rules it concerned.
     pub done: Result<usize, FaultError>,
-    /// The rules; the asker has made room for [`RULES_MAX`].
+    /// The rules; the asker has made room for [`RULES_MAX`](crate::lnet::faults::RULES_MAX).
     pub rules: Vec<FaultView>,
 }
 
@@ -163,7 +166,7 @@ pub struct AboutRoutes {
     pub ask: Option<RouteAsk>,
     /// Answer to the order.
     pub done: Result<(), RouteError>,
-    /// The routes; the asker has made room for [`ROUTES_MAX`].
+    /// The routes; the asker has made room for [`ROUTES_MAX`](crate::lnd::ROUTES_MAX).
     pub routes: Vec<RouteView>,
 }
 
@@ -174,7 +177,7 @@ pub struct AboutByHand {
     pub ask: Option<PeerAsk>,
     /// Answer to the order.
     pub done: Result<(), PeerError>,
-    /// Their NIDs; the asker has made room for [`BY_HAND_MAX`].
+    /// Their NIDs; the asker has made room for [`BY_HAND_MAX`](crate::lnd::BY_HAND_MAX).
     pub nids: Vec<ByHandView>,
 }
 
@@ -273,8 +276,8 @@ pub struct Inspection {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Serial number of the next question: an answer that comes too late is not taken for another's.
     next: Mutex<u64>,
-    /// Held by whoever changes NIs.
-    nis: Mutex<()>,
+    /// Held by whoever changes what is the same on all lcores: orders given at once would come to them in different orders.
+    changes: Mutex<()>,
     clock: Clock,
 }
 
@@ -288,7 +291,7 @@ impl Inspection {
         Inspection {
             mailboxes: (0..lcores).map(|_| Arc::new(Mailbox::new(WAITING))).collect(),
             next: Mutex::new(0),
-            nis: Mutex::new(()),
+            changes: Mutex::new(()),
             clock,
         }
     }
@@ -308,9 +311,9 @@ impl Inspection {
         self.clock.now()
     }
 
-    /// Waits until nobody else changes NIs.
-    pub(super) fn changing_nis(&self) -> MutexGuard<'_, ()> {
-        self.nis.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until nobody else changes what is the same on all lcores.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks one lcore and waits.
@@ -450,14 +453,6 @@ impl Inspection {
         }
     }
 
-    /// Changes a tunable on all lcores, one after the other.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
-        (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
-    }
-
     /// The interface of `ip`, an address of the node's, has a link, or has none: its NIs are up, or down, on all lcores. Only nodes that
     /// do not look themselves have to be told: those over kernel sockets.
     ///
@@ -465,33 +460,6 @@ impl Inspection {
     /// [`NoAnswer`]
     pub fn link(&self, ip: IpAddr, up: bool) -> Result<(), NoAnswer> {
         self.ask(0, Question::Link(ip, up)).map(drop)
-    }
-
-    /// Changes fault rules on all lcores, if `ask` says so, and gives the rules with their counts of all lcores; and how many
-    /// rules were concerned, or why none was.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn faults(
-        &self,
-        ask: Option<FaultAsk>,
-    ) -> Result<(Result<usize, FaultError>, Vec<FaultView>), NoAnswer> {
-        let (mut done, mut all): (_, Vec<FaultView>) = (Ok(0), Vec::new());
-        for lcore in 0..self.mailboxes.len() {
-            let room = Vec::with_capacity(RULES_MAX);
-            let question = Question::Faults(Box::new(AboutFaults { ask, done: Ok(0), rules: room }));
-            let Question::Faults(about) = self.ask(lcore, question)? else { break };
-            done = about.done;
-            if lcore == 0 {
-                all = about.rules;
-            } else {
-                all.iter_mut().zip(&about.rules).for_each(|(sum, one)| sum.add(one));
-            }
-            if done.is_err() {
-                break;
-            }
-        }
-        Ok((done, all))
     }
 
     /// Shows `each` the routing of every lcore, in order. What changes is known to the first lcore; others hear of it within a
@@ -506,56 +474,6 @@ impl Inspection {
             each(lcore, &view);
         }
         Ok(())
-    }
-
-    /// Changes the routes on all lcores, if `ask` says so, and gives the routes; and why they were not changed.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn routes(
-        &self,
-        ask: Option<RouteAsk>,
-    ) -> Result<(Result<(), RouteError>, Vec<RouteView>), NoAnswer> {
-        let (mut done, mut all) = (Ok(()), Vec::new());
-        for lcore in 0..self.mailboxes.len() {
-            // All have the same routes: one is asked for them.
-            let room = if lcore == 0 { ROUTES_MAX } else { 0 };
-            let about = AboutRoutes { ask, done: Ok(()), routes: Vec::with_capacity(room) };
-            let Question::Routes(about) = self.ask(lcore, Question::Routes(Box::new(about)))? else { break };
-            done = about.done;
-            if lcore == 0 {
-                all = about.routes;
-            }
-            if done.is_err() || ask.is_none() {
-                break;
-            }
-        }
-        Ok((done, all))
-    }
-
-    /// Changes the peers by hand on all lcores, if `ask` says so, and gives them; and why they were not changed.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn by_hand(
-        &self,
-        ask: Option<&PeerAsk>,
-    ) -> Result<(Result<(), PeerError>, Vec<PeerByHand>), NoAnswer> {
-        let (mut done, mut all) = (Ok(()), Vec::new());
-        for lcore in 0..self.mailboxes.len() {
-            // All have the same ones: one is asked for them.
-            let room = if lcore == 0 { BY_HAND_MAX } else { 0 };
-            let about = AboutByHand { ask: ask.cloned(), done: Ok(()), nids: Vec::with_capacity(room) };
-            let Question::ByHand(about) = self.ask(lcore, Question::ByHand(Box::new(about)))? else { break };
-            done = about.done;
-            if lcore == 0 {
-                all = ByHandView::peers(&about.nids);
-            }
-            if done.is_err() || ask.is_none() {
-                break;
-            }
-        }
-        Ok((done, all))
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores

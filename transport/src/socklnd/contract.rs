@@ -7,7 +7,7 @@ use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, ProcessId, Version};
 
 use super::begun::DRAINED;
-use super::pace::Parts;
+use super::parts::Parts;
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {
@@ -140,10 +140,10 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     #[inline]
-    fn charge_queue(&mut self, cx: &mut Cx, peer: Key) {
-        if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.queued) {
-            p.queued = true;
-            cx.budget.charge(p.host, Cause::Peers, QUEUE);
+    fn charge_queues(&mut self, cx: &mut Cx, peer: Key, lines: u8) {
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| p.queues < lines) {
+            let more = lines - std::mem::replace(&mut p.queues, lines);
+            cx.budget.charge(p.host, Cause::Peers, u64::from(more) * QUEUE);
         }
     }
 

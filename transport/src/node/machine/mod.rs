@@ -376,6 +376,12 @@ impl Machine {
         self.lnet.aliases.primary(nid)
     }
 
+    /// All NIDs of the peer that `nid` is one of, the primary one first, as far as discovery has told; none of one with one NID.
+    #[cfg(feature = "testing")]
+    pub fn nids_of(&self, nid: Nid) -> Vec<Nid> {
+        self.lnet.aliases.nids(nid).unwrap_or_default().to_vec()
+    }
+
     /// NIDs of Multi-Rail peers that are kept.
     #[cfg(feature = "testing")]
     pub fn nids_kept(&self) -> usize {

@@ -528,6 +528,21 @@ fn silent_members_are_asked_for_a_sign_and_an_unused_session_ends() {
     assert!(lab.ask("list_group").err.contains("No session exists"));
 }
 
+/// A sign of life that a member owes when its session ends is nothing to anybody: it is given up with its entries.
+#[test]
+fn a_session_that_ends_waits_for_no_sign_of_life() {
+    let mut lab = Lab::new(&[11, 12]);
+    lab.ask("new_session --timeout 300 s");
+    lab.ask("add_group g 192.168.80.[11-12]@tcp");
+    lab.now += 64 * SEC;
+    lab.core.turn(lab.now);
+    let owed: Vec<u64> = std::mem::take(&mut lab.core.wants).iter().map(|w| w.tag).collect();
+    assert_eq!(owed.len(), 2);
+    assert!(lab.core.dropped.is_empty());
+    assert_eq!(lab.ask("end_session").status, 0);
+    assert_eq!(lab.core.dropped, owed);
+}
+
 /// RPCs that nobody answers may keep a test active: a stop gives up waiting for it, says for whom it has waited and what ends it, and that
 /// does.
 #[test]
