@@ -203,11 +203,11 @@ pub(crate) struct NodeArgs {
     pub(crate) ni: Vec<Nid>,
     /// A route: a network that none of this node's NIs is on, and the NID of a router on one of theirs, such as "tcp1 10.0.0.254@tcp";
     /// with the number of hops, and the priority (the lowest is taken first). May be given several times.
-    #[arg(long, value_name = "NET GATEWAY [HOP [PRIORITY]]", requires = "nid")]
+    #[arg(long, value_name = "NET GATEWAY [HOP [PRIORITY]]")]
     pub(crate) route: Vec<Route>,
     /// A peer by hand: its NIDs, the primary one first, which are used as one node's before it has said so, and whatever it says;
     /// "NID non-mr" for one that is not Multi-Rail. May be given several times.
-    #[arg(long, value_name = "NID[,NID...]", requires = "nid")]
+    #[arg(long, value_name = "NID[,NID...]")]
     pub(crate) peer_nids: Vec<PeerByHand>,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
@@ -316,6 +316,27 @@ pub(crate) struct NodeArgs {
     /// Tunables of the file of `--config`.
     #[arg(skip)]
     pub(crate) filed: Filed,
+}
+
+impl Command {
+    /// The node that it may start, as it is told of it.
+    pub(crate) fn node(&self) -> Option<&NodeArgs> {
+        match self {
+            Command::Node(a) => Some(&a.node),
+            Command::Ping(a) => Some(&a.node),
+            Command::Put(a) | Command::Get(a) => Some(&a.node),
+            Command::Selftest(a) => Some(match &a.what {
+                Some(What::Quick(q)) => &q.node,
+                None => &a.node,
+            }),
+            Command::Net(a) => Some(match &a.what {
+                NetVerb::Node(n) => &n.node,
+                NetVerb::Ping(p) => &p.ask.node,
+                NetVerb::Bulk(b) => &b.ask.node,
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// Use of an option of a node.

@@ -78,6 +78,11 @@ fn main() -> ExitCode {
         out::note(e);
         return ExitCode::from(MISUSED);
     }
+    // As with --config: who starts it anew for a failure must not do so for a file that is missing or wrong.
+    if let Some(Err(e)) = cli.command.node().map(settings::files_are_good) {
+        out::note(e);
+        return ExitCode::from(MISUSED);
+    }
     let done = match cli.command {
         Command::Demo(a) => demo::main(&a),
         Command::Node(a) => node::main(a),

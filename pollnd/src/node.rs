@@ -58,7 +58,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let metrics = a.metrics.map(Bound::at).transpose()?;
     let node = assemble::start(
         &a.node,
-        Setup::new(Role::Server, claim).with_guests(guests).with_live(live.clone()),
+        Setup::new(Role::Server, claim).with_guests(guests.clone()).with_live(live.clone()),
         make,
     )?;
     if let Some(h) = hangups {
@@ -83,6 +83,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         service.look(node.front());
+        guests.hear();
         pause(Duration::from_millis(20));
     }
     service.down();

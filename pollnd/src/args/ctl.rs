@@ -132,7 +132,7 @@ pub(crate) struct NetArg {
 pub(crate) enum CtlNet {
     /// Adds an NI, or one for each interface, while others run.
     Add {
-        /// It.
+        /// The NI.
         #[command(flatten)]
         ni: NetArg,
         /// Messages that it may have in flight. Default: the node's number.
@@ -159,7 +159,7 @@ pub(crate) enum CtlNet {
     },
     /// Deletes the NIs of a network, or those that are named.
     Del {
-        /// They.
+        /// The NIs.
         #[command(flatten)]
         ni: NetArg,
     },

@@ -5,6 +5,7 @@
 //! ([`reload`]) compares what it was told with what it is told now, and takes all of it or nothing.
 
 pub(crate) mod command;
+mod credits;
 mod elsewhere;
 #[cfg(test)]
 mod fuzz;

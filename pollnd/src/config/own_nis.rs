@@ -116,7 +116,7 @@ impl Nis {
     /// Another process has the NID; the node refuses it.
     pub(crate) fn add(&self, front: &Inspection, a: &NodeArgs, ni: &Wanted) -> Result<(), Failure> {
         let Wanted { nid, place, credits } = *ni;
-        networks::one_more(a, nid, place)?;
+        networks::one_more(a, nid, place).map_err(|e| Failure::numbered(e, libc::EINVAL))?;
         let ip = nid.ip().ok_or_else(|| format!("{nid} has no IP address"))?;
         let mut nis = self.nis();
         if nis.all.iter().any(|n| n.nid == nid) {

@@ -37,6 +37,8 @@ struct Reader {
     model: Model,
     /// Credits of the NI that is read, where they are others than the node's.
     own_credits: Option<u32>,
+    /// NIs that say nothing of credits.
+    silent: Vec<usize>,
 }
 
 impl Reader {
@@ -245,6 +247,7 @@ impl Reader {
 
     fn ni(&mut self, net: &str, node: &Node) {
         let net = net.to_owned();
+        let mut says = false;
         let mut ni = Ni { at: node.at, net, nid: None, interface: None, credits: None, cpt: None };
         let before = self.faults.len();
         for (key, value) in self.mapping("local NI(s)", node) {
@@ -254,6 +257,7 @@ impl Reader {
                 "tunables" => {
                     self.section(Part::Tunables, "tunables", value);
                     ni.credits = self.own_credits.take();
+                    says = value.has(CREDITS);
                 }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),
@@ -266,6 +270,7 @@ impl Reader {
         }
         let first = self.model.nis.iter().find(|o| o.nid.is_some() && o.nid == ni.nid).map(|o| o.at.line);
         let nid = ni.nid.unwrap_or(Nid::LO);
+        self.silent.extend((!says).then_some(self.model.nis.len()));
         match (first, self.model.nis.len()) {
             (Some(line), _) => {
                 self.fault(
@@ -471,8 +476,9 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
         )]);
     };
     let (faults, model) = (Vec::new(), Model::default());
-    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None };
+    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None, silent: Vec::new() };
     r.root(&root);
+    r.model.settle_credits(&r.silent);
     r.together();
     r.faults.sort();
     r.faults.dedup();

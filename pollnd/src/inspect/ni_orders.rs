@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transport::lnd::Config;
+use transport::lnd::tunables::{Change, fewer_credits};
 use transport::wire::Nid;
 
 use super::failure::Failure;
-use super::ni_facts::{interface, tunable};
+use super::ni_facts::{interface, tunable, tuned};
 use super::shared::Shared;
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
@@ -86,6 +87,15 @@ fn port(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, Failure> 
     })
 }
 
+/// Remedy for who wants another value of a setting that all NIs share.
+fn for_all(cfg: &Config, part: Part, name: &str, value: i64) -> String {
+    let Some(t) = tuned(part, name) else { return String::new() };
+    match Change::new(cfg, t.name, &value.to_string()) {
+        Ok(_) => format!(", or change it for all: `pollnd tunables {}={value}`", t.name),
+        Err(e) => format!(" ({e})"),
+    }
+}
+
 /// Settings that are not an NI's own here.
 fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
     for (name, value) in &order.shared {
@@ -97,7 +107,8 @@ fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
         };
         if own != *value {
             return Err(bad(format!(
-                "{name} {value}: all NIs of this node have {own}; leave it out, or change it for all (`pollnd tunables`)"
+                "{name} {value}: all NIs of this node have {own}; leave it out{}",
+                for_all(cfg, part, name, *value)
             )));
         }
     }
@@ -166,6 +177,9 @@ pub(super) fn add(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
     let (a, cfg) = (live.current().node, front.config(0).map_err(|e| e.to_string())?);
     check(order, &cfg, &a)?;
     let all = wanted(order, &a)?;
+    for said in all.iter().filter_map(|ni| fewer_credits(cfg.peer_credits, ni.credits?, ni.nid)) {
+        tracing::warn!("{said}");
+    }
     for (i, ni) in all.iter().enumerate() {
         if let Err(e) = live.nis.add(front, &a, ni) {
             for before in all.iter().take(i) {

@@ -212,12 +212,16 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Peers { most } => peers(s, shared, most)?,
         Request::Lcores {} => lcores(s, shared)?,
         Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
-        Request::Ping { target, timeout, discover } => match guests::ping(shared, &target, timeout, discover)
-        {
-            Ok(pong) => Ok(json!(pong)),
-            Err(e) => return say(s, &e.answer()),
+        Request::Ping { target, timeout, discover } => {
+            match guests::ping(s, shared, &target, timeout, discover) {
+                Ok(pong) => Ok(json!(pong)),
+                Err(e) => return say(s, &e.answer()),
+            }
+        }
+        Request::Bulk { job } => match guests::bulk(s, shared, &job)? {
+            Ok(moved) => Ok(moved),
+            Err(told) => return say(s, &told),
         },
-        Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Export {} => shared.live().and_then(|l| l.export(&shared.front)).map(|text| json!(text)),

@@ -1,7 +1,7 @@
 //! NIs that come and go while the node runs (docs/protocol/upper.md §2).
 //!
 //! One that is deleted is chosen no more. Its connections close in order; what has not left by it goes by another pair of NIDs,
-//! where there is one, or ends with an error, and so do operations that wait for an answer by it. Peers hear of both by a push of
+//! where there is one, or ends with an error (`resend.rs`), and so do operations that wait for an answer by it. Peers hear of both by a push of
 //! the new list, as with kernels.
 
 use super::ni::Ni;

@@ -455,6 +455,18 @@ fn a_member_of_another_session_undoes_its_list_and_no_other() {
     );
 }
 
+/// A session that was never ended, as its node was killed or its members were not heard, is in nobody's way.
+#[test]
+fn a_member_of_an_earlier_session_of_this_node_is_taken_over() {
+    let mut lab = Lab::new(&[11, 12, 13]);
+    let left = |stamp| Some((Sid { nid4: nid(11).to_nid4().unwrap(), stamp }, Name::new("quick"), 1));
+    lab.members.get_mut(&nid(12)).unwrap().session = left(1);
+    lab.members.get_mut(&nid(13)).unwrap().session = left(i64::MAX);
+    lab.ask("new_session s");
+    let statuses = [11, 12, 13].map(|n| lab.ask(&format!("add_group g{n} {}", nid(n))).status);
+    assert_eq!((statuses, lab.asked.iter().filter(|q| q.contains("force: 1")).count()), ([0, 0, 253], 1));
+}
+
 /// Members without BULK_LEN: the first one says which features a session has.
 #[test]
 fn members_that_know_no_features_have_tests_of_version_0() {
