@@ -6,6 +6,7 @@
 
 pub(crate) mod command;
 mod elsewhere;
+mod faulty;
 #[cfg(test)]
 mod fuzz;
 mod hands;

@@ -7,7 +7,7 @@ use transport::wire::Nid;
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
 use super::yaml::{self, Fault, Kind, Node, Place};
-use super::{elsewhere, hands, ways};
+use super::{elsewhere, faulty, hands, ways};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
@@ -104,6 +104,8 @@ impl Reader {
                 self.model.routes = ways::read(node, &mut self.faults);
             } else if key.text == "peer" {
                 self.model.peers = hands::read(node, &mut self.faults);
+            } else if key.text == "fault" {
+                self.model.faults = faulty::read(node, &mut self.faults);
             } else if let Some(part) = section {
                 self.section(part, &key.text, node);
                 if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
@@ -124,7 +126,7 @@ impl Reader {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
                 let other = elsewhere::SECTIONS.iter().map(|s| s.0);
-                let known = ["net", "route", "peer"]
+                let known = ["net", "route", "peer", "fault"]
                     .into_iter()
                     .chain(other)
                     .chain(Part::SECTIONS.iter().map(|p| p.path()));

@@ -23,6 +23,11 @@ fn device_name(device: &str) -> String {
     device.split(',').next().unwrap_or(device).to_owned()
 }
 
+/// Whole seconds of so many ns.
+pub(super) fn seconds(ns: u64) -> i64 {
+    i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
+}
+
 /// The value of a setting of `part`, by lnetctl's name; 0 for one that has no number.
 pub(super) fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
     let number = |n: Option<i64>| n.unwrap_or(0);

@@ -8,7 +8,7 @@ use transport::lnd::Config;
 use transport::wire::Nid;
 
 use super::failure::Failure;
-use super::ni_facts::{interface, tunable};
+use super::ni_facts::{interface, seconds, tunable};
 use super::shared::Shared;
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
@@ -41,11 +41,11 @@ pub(crate) struct NetOrder {
 /// No such interface: lnetctl's number.
 const NO_INTERFACE: i32 = libc::ENETDOWN;
 
-fn bad(text: String) -> Failure {
+pub(super) fn bad(text: String) -> Failure {
     Failure::numbered(text, libc::EINVAL)
 }
 
-fn parsed(nid: &str) -> Result<Nid, Failure> {
+pub(super) fn parsed(nid: &str) -> Result<Nid, Failure> {
     nid.parse().map_err(|e| bad(format!("{e}")))
 }
 
@@ -86,19 +86,29 @@ fn port(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, Failure> 
     })
 }
 
+/// The value of a setting that all NIs of a node share, by its name in `net show`.
+pub(super) fn of_all(cfg: &Config, name: &str) -> i64 {
+    match name {
+        "conns_per_peer" => cfg.conns().into(),
+        "timeout" => seconds(cfg.timeout()),
+        "tos" => tunable(cfg, Part::Lnd, name),
+        _ => tunable(cfg, Part::Tunables, name),
+    }
+}
+
+/// It is to be another for some NIs alone.
+pub(super) fn of_one(name: &str, value: i64, own: i64) -> Failure {
+    bad(format!(
+        "{name} {value}: all NIs of this node have {own}; leave it out, or change it for all (`pollnd tunables`)"
+    ))
+}
+
 /// Settings that are not an NI's own here.
 fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
     for (name, value) in &order.shared {
-        let part =
-            if ["conns_per_peer", "tos"].contains(&name.as_str()) { Part::Lnd } else { Part::Tunables };
-        let own = match name.as_str() {
-            "conns_per_peer" => cfg.conns().into(),
-            _ => tunable(cfg, part, name),
-        };
+        let own = of_all(cfg, name);
         if own != *value {
-            return Err(bad(format!(
-                "{name} {value}: all NIs of this node have {own}; leave it out, or change it for all (`pollnd tunables`)"
-            )));
+            return Err(of_one(name, *value, own));
         }
     }
     let all = cpt_list(a.cpu_pattern.as_deref());

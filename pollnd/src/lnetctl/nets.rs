@@ -38,6 +38,11 @@ fn order(verb: &'static str, a: &NetArg) -> Result<NetOrder, Refusal> {
     Ok(NetOrder { net, nid, interfaces, ip, ..NetOrder::default() })
 }
 
+/// Settings that are given, by their names.
+pub(super) fn given(all: &[(&str, &Option<i64>)]) -> Vec<(String, i64)> {
+    all.iter().filter_map(|(name, v)| Some(((*name).to_owned(), (**v)?))).collect()
+}
+
 /// Does what is asked; `net show` is another's.
 pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
     match verb {
@@ -58,13 +63,18 @@ pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal
                 ("conns_per_peer", conns_per_peer),
                 ("tos", tos),
             ];
-            let shared = shared.into_iter().filter_map(|(name, v)| Some((name.to_owned(), (*v)?))).collect();
+            let shared = given(&shared);
             let order = NetOrder { credits: *credits, shared, cpt: cpt.clone(), ..order("add", ni)? };
             node()?.order(Ask::AddNet(Box::new(order)), |errno, e| told("add", errno, e))
         }
         CtlNet::Del { ni } => {
             let ask = Ask::DelNet(Box::new(order("del", ni)?));
             node()?.order(ask, |errno, e| told("del", errno, e))
+        }
+        CtlNet::Set { nid, all, net, health, conns_per_peer, lnd_timeout } => {
+            let shared = [("conns_per_peer", conns_per_peer), ("timeout", lnd_timeout)];
+            let which = super::values::Which { nid: nid.as_deref(), all: *all, net: net.as_deref() };
+            super::values::nets(&which, *health, &shared, node)
         }
         CtlNet::Show { net, detail } => super::tables::nets(node()?, net.as_deref(), detail),
     }

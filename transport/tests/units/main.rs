@@ -45,6 +45,7 @@ mod routes_selftest;
 mod routing;
 mod selftest;
 mod selftest_bounds;
+mod set_health;
 mod shards;
 mod timers;
 mod tunables;
