@@ -129,15 +129,15 @@ mod tests {
         let faults = reader::read(bad).unwrap_err();
         let told: String = faults.iter().map(|f| format!("{}: {}\n", f.at, f.text)).collect();
         for says in [
-            "3:34: rate: \"0\" is none of its values",
+            "3:36: rate: \"0\" is none of its values",
             "4:5: fault: a rule without source or dest",
             "5:5: fault: a value where a mapping should be",
-            "6:28: \"speed\" is no key of a fault rule; there are source, dest",
+            "6:30: \"speed\" is no key of a fault rule; there are source, dest",
             "7:5: fault: latency is for delay rules",
-            "8:34: rate: a list; it takes one value",
+            "8:36: rate: a list; it takes one value",
             "9:14: source x@tcp: ",
             "9:27: dest: a mapping; it takes a value",
-            "9:59: portal: \"64\"",
+            "9:56: portal: \"64\"",
             "10:10: fault: delay: a value where a list (- ...) should be",
             "11:3: \"slow\" is no key of fault; there are drop, delay",
         ] {

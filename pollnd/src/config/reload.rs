@@ -390,7 +390,7 @@ fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
 /// come again.
 fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
     let of = |rules: &[FaultRule]| {
-        let (late, early): (Vec<FaultRule>, Vec<FaultRule>) = rules.iter().partition(|r| rules::delays(r));
+        let (late, early): (Vec<FaultRule>, Vec<FaultRule>) = rules.iter().copied().partition(rules::delays);
         [early, late]
     };
     let (mut gone, mut new) = (Vec::new(), Vec::new());

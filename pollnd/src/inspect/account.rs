@@ -25,11 +25,10 @@ use crate::args::NodeArgs;
 use crate::config::keys::Part;
 use crate::config::reader::cpt_list;
 use crate::iface;
-use crate::lnetctl::looking::NidCpt;
 use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
-    Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NodeStats, Peer, PeerHealth, PeerNi,
-    Statistics, UdspInfo, state,
+    Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NidCpt, NodeStats, Peer, PeerHealth,
+    PeerNi, Statistics, UdspInfo, state,
 };
 
 /// Questions.

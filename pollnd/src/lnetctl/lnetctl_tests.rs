@@ -7,7 +7,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::layout::{ANSWER, Layout, NETLINK, OLD};
-use super::looking::CptOfNid;
 use super::refusal::{Form, Refusal, status};
 use super::routed::{RouteShown, Routes, RoutingShown};
 use super::shown::*;

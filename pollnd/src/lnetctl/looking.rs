@@ -1,12 +1,13 @@
 //! `debug recovery`, `cpt-of-nid`: what the node does for NIDs.
 
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use transport::wire::Nid;
 
 use super::Asked;
 use super::layout::{ANSWER, NETLINK};
 use super::refusal::Refusal;
+use super::shown::CptOfNid;
 use crate::inspect::account::Ask;
 use crate::out;
 
@@ -41,22 +42,6 @@ fn queue(peers: bool, nids: &[String]) -> Result<String, String> {
 pub(super) fn recovery(mut node: Asked, peers: bool) -> Result<(), Refusal> {
     let nids: Vec<String> = node.rows(Ask::Recovery { peers })?;
     Ok(out::text(queue(peers, &nids)?)?)
-}
-
-/// The CPT of a NID.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NidCpt {
-    pub(crate) nid: String,
-    pub(crate) cpt: u32,
-}
-
-/// `cpt-of-nid`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CptOfNid {
-    #[serde(rename = "cpt-of-nid")]
-    pub(super) all: Vec<NidCpt>,
 }
 
 pub(super) fn cpts(words: &[String], node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {

@@ -6,7 +6,7 @@ mod importing;
 pub(crate) mod layout;
 #[cfg(test)]
 mod lnetctl_tests;
-pub(crate) mod looking;
+mod looking;
 mod nets;
 mod refusal;
 pub(crate) mod routed;

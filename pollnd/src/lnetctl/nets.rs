@@ -2,6 +2,7 @@
 
 use super::Asked;
 use super::refusal::{Refusal, status};
+use super::values::{self, Which, given};
 use crate::args::{CtlNet, NetArg};
 use crate::config::model::network;
 use crate::inspect::account::Ask;
@@ -38,11 +39,6 @@ fn order(verb: &'static str, a: &NetArg) -> Result<NetOrder, Refusal> {
     Ok(NetOrder { net, nid, interfaces, ip, ..NetOrder::default() })
 }
 
-/// Settings that are given, by their names.
-pub(super) fn given(all: &[(&str, &Option<i64>)]) -> Vec<(String, i64)> {
-    all.iter().filter_map(|(name, v)| Some(((*name).to_owned(), (**v)?))).collect()
-}
-
 /// Does what is asked; `net show` is another's.
 pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
     match verb {
@@ -73,8 +69,8 @@ pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal
         }
         CtlNet::Set { nid, all, net, health, conns_per_peer, lnd_timeout } => {
             let shared = [("conns_per_peer", conns_per_peer), ("timeout", lnd_timeout)];
-            let which = super::values::Which { nid: nid.as_deref(), all: *all, net: net.as_deref() };
-            super::values::nets(&which, *health, &shared, node)
+            let which = Which { nid: nid.as_deref(), all: *all, net: net.as_deref() };
+            values::nets(&which, *health, &shared, node)
         }
         CtlNet::Show { net, detail } => super::tables::nets(node()?, net.as_deref(), detail),
     }

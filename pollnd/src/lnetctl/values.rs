@@ -1,7 +1,6 @@
 //! `net set`, `peer set`: values of NIs, above all their health.
 
 use super::Asked;
-use super::nets::given;
 use super::refusal::Refusal;
 use crate::config::model::network;
 use crate::inspect::account::Ask;
@@ -15,6 +14,11 @@ pub(super) struct Which<'a> {
     pub(super) all: bool,
     /// Those of a network.
     pub(super) net: Option<&'a str>,
+}
+
+/// Settings that are given, by their names.
+pub(super) fn given(all: &[(&str, &Option<i64>)]) -> Vec<(String, i64)> {
+    all.iter().filter_map(|(name, v)| Some(((*name).to_owned(), (**v)?))).collect()
 }
 
 fn refused(what: &str, errno: i32, descr: &str) -> Refusal {
