@@ -127,42 +127,33 @@ fn number<T: std::str::FromStr + PartialOrd + Default>(text: &str) -> Option<T> 
 impl RuleText {
     /// Takes a value by its name; lists have one after the other. `None`: there is no such name.
     pub(crate) fn take(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
-        let bad = |takes: &str| Err(format!("{name}: {value:?} is none of its values; it takes {takes}"));
-        let whole = || {
-            number::<u32>(value).map_or_else(|| bad("a whole number from 1 to 4294967295"), |n| Ok(Some(n)))
-        };
-        let done = match name {
-            "source" => {
-                pattern("source", value).map(|_| self.source = value.to_owned()).map_err(|e| e.to_string())
-            }
-            "dest" => pattern("dest", value).map(|_| self.dest = value.to_owned()).map_err(|e| e.to_string()),
+        let bad = |takes| format!("{name}: {value:?} is none of its values; it takes {takes}");
+        let whole = || number(value).map(Some).ok_or_else(|| bad("a whole number from 1 to 4294967295"));
+        let nids = |what| pattern(what, value).map(|_| value.to_owned()).map_err(|e| e.to_string());
+        Some(match name {
+            "source" => nids("source").map(|s| self.source = s),
+            "dest" => nids("dest").map(|s| self.dest = s),
             "rate" => whole().map(|n| self.rate = n),
             "interval" => whole().map(|n| self.interval = n),
-            "portal" => match value.parse::<u8>().ok().filter(|n| *n < 64) {
-                Some(n) => {
-                    self.portal.push(n);
-                    Ok(())
-                }
-                None => bad("0 to 63").map(|(): ()| ()),
-            },
+            "portal" => {
+                let portal = value.parse().ok().filter(|n| *n < 64);
+                portal.ok_or_else(|| bad("0 to 63")).map(|n: u8| self.portal.push(n))
+            }
+            "latency" => {
+                let seconds = number(value).filter(|s| *s <= LATENCY_MAX);
+                seconds.ok_or_else(|| bad("seconds up to 86400")).map(|s| self.latency = Some(s))
+            }
+            // They are looked at together.
             "message" => {
                 self.message.push(value.to_owned());
                 Ok(())
             }
-            "latency" => match number::<f64>(value).filter(|s| *s <= LATENCY_MAX) {
-                Some(s) => {
-                    self.latency = Some(s);
-                    Ok(())
-                }
-                None => bad("seconds up to 86400").map(|(): ()| ()),
-            },
             "health_error" => {
                 self.health_error.push(value.to_owned());
                 Ok(())
             }
             _ => return None,
-        };
-        Some(done)
+        })
     }
 
     /// The words of a rule.
