@@ -136,11 +136,11 @@ impl RuleText {
             "rate" => whole().map(|n| self.rate = n),
             "interval" => whole().map(|n| self.interval = n),
             "portal" => {
-                let portal = value.parse().ok().filter(|n| *n < 64);
-                portal.ok_or_else(|| bad("0 to 63")).map(|n: u8| self.portal.push(n))
+                let portal = value.parse().ok().filter(|n: &u8| *n < 64);
+                portal.ok_or_else(|| bad("0 to 63")).map(|n| self.portal.push(n))
             }
             "latency" => {
-                let seconds = number(value).filter(|s| *s <= LATENCY_MAX);
+                let seconds = number(value).filter(|s: &f64| *s <= LATENCY_MAX);
                 seconds.ok_or_else(|| bad("seconds up to 86400")).map(|s| self.latency = Some(s))
             }
             // They are looked at together.

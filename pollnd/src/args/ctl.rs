@@ -243,6 +243,7 @@ pub(crate) enum CtlPeer {
         non_mr: bool,
         /// Discovery does not change its primary NID: so it is with every peer by hand.
         #[arg(long = "lock_prim", visible_alias = "lock-prim", short = 'l')]
+        #[allow(dead_code, reason = "no peer by hand is otherwise")]
         lock_prim: bool,
     },
     /// Deletes one, or NIDs of it. What discovery has told of it is asked for anew.
@@ -252,6 +253,7 @@ pub(crate) enum CtlPeer {
         peer: PeerArg,
         /// One whose primary NID is locked, too: so it is with every peer by hand.
         #[arg(long, short)]
+        #[allow(dead_code, reason = "no peer by hand is otherwise")]
         force: bool,
     },
     /// Sets values of their NIs.

@@ -20,10 +20,8 @@ fn one(delay: bool, node: &Node, faults: &mut Vec<Fault>) -> Option<FaultRule> {
     for (key, value) in mapping("fault", node, faults)? {
         let values =
             if let Kind::List(all) = &value.kind { all.as_slice() } else { std::slice::from_ref(value) };
-        if values.len() > 1
-            && !["portal", "message", "health_error"].contains(&&*key.text)
-            && KEYS.contains(&*key.text)
-        {
+        let list = ["portal", "message", "health_error"].contains(&&*key.text);
+        if values.len() > 1 && !list && KEYS.split(", ").any(|k| k == key.text) {
             faults.push(Fault::new(value.at, format!("{}: a list; it takes one value", key.text)));
             continue;
         }

@@ -70,8 +70,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Net(verb) => nets::change(verb, node),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
         // A peer by hand keeps its primary NID in any case, and may be deleted: nothing more is to be said to the node.
-        CtlVerb::Peer(CtlPeer::Add { peer, non_mr, lock_prim: _ }) => by_hand::add(peer, !non_mr, node),
-        CtlVerb::Peer(CtlPeer::Del { peer, force: _ }) => by_hand::del(peer, node),
+        CtlVerb::Peer(CtlPeer::Add { peer, non_mr, .. }) => by_hand::add(peer, !non_mr, node),
+        CtlVerb::Peer(CtlPeer::Del { peer, .. }) => by_hand::del(peer, node),
         CtlVerb::Peer(CtlPeer::Set { nid, all, health, state }) => {
             values::peers((nid.as_deref(), *all), *health, state.as_deref(), node)
         }
@@ -88,8 +88,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
         CtlVerb::Import { del: true, file } => importing::del(file, node()?),
         CtlVerb::Import { del: false, file } => importing::import(file, node()?),
-        CtlVerb::Debug(CtlDebug::Recovery { peer, .. }) => looking::recovery(node()?, *peer),
-        CtlVerb::CptOfNid { nids, named } => looking::cpts(&[&nids[..], named].concat(), node),
+        CtlVerb::Debug(CtlDebug::Recovery { local, peer }) => looking::recovery(node()?, *peer && !local),
+        CtlVerb::CptOfNid { nids, named } => looking::cpts(&[&nids[..], &named[..]].concat(), node),
         CtlVerb::Udsp { words } => refuse_udsp(words),
     }
 }
