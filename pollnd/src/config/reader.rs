@@ -644,7 +644,7 @@ mod tests {
         36:14: balance: "maybe" is none of its values; it takes on, off
         38:11: dpdk: "5" is none of its values; it takes true, false
         40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
-        41:1: "metrics" is no key of the file; there are net, route, peer, routing, buffers, numa, global, node, dpdk, telemetry, log
+        41:1: "metrics" is no key of the file; there are net, route, peer, fault, routing, buffers, numa, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
         insta::assert_snapshot!(
