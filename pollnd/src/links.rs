@@ -1,4 +1,4 @@
-//! Links of the kernel's interfaces, for a node over kernel sockets with several NIs: one whose interface is down, or has lost its
+//! Links of the kernel's interfaces, for a node over kernel sockets: an NI whose interface is down, or has lost its
 //! carrier or its address, is down, and its peers are told at once (docs/protocol/upper.md §2). Ports are looked at by their lcores.
 
 use std::collections::HashMap;
@@ -16,10 +16,8 @@ use crate::{iface, limits};
 
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR`.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100;
-/// Time after which it is looked again where a look failed, or a message may have been lost.
+/// Time after which it is looked in any case: NIs come while the node runs, looks fail, and messages are lost.
 const AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// Time after which it is looked in any case: NIs come while the node runs.
-const SELDOM: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The thread that watches.
 pub(crate) struct Links {
@@ -54,45 +52,37 @@ fn socket() -> rustix::io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Looks at all NIs, and tells the node what is other; false where it did not take that.
-fn look(front: &Inspection, known: &mut HashMap<IpAddr, Known>) -> bool {
-    let Ok(cfg) = front.config(0) else { return false };
+/// Looks at all NIs, and tells the node what is other.
+fn look(front: &Inspection, known: &mut HashMap<IpAddr, Known>) {
+    let Ok(cfg) = front.config(0) else { return };
     let ips: Vec<IpAddr> = cfg.nids().filter_map(|n| n.ip()).collect();
     known.retain(|ip, _| ips.contains(ip));
-    // Nothing depends on the link of an only NI, and the node takes it for up.
-    if ips.len() < 2 {
-        known.clear();
-        return true;
-    }
-    ips.into_iter().all(|ip| {
+    for ip in ips {
         let was = *known.get(&ip).unwrap_or(&Known::NEW);
         let is = was.after(iface::running(ip));
         if is.up != was.up {
             if front.link(ip, is.up).is_err() {
-                return false;
+                // The node is asked again.
+                return;
             }
             tracing::warn!("the interface of {ip} is {}", if is.up { "up again" } else { "down" });
         }
         known.insert(ip, is);
-        true
-    })
+    }
 }
 
 fn watch(front: &Inspection, fd: &OwnedFd, stop: &UnixStream) {
     let mut known = HashMap::new();
-    let mut sound = false;
     let mut buf = vec![0; 16 << 10];
     loop {
         // A change that comes meanwhile is another reason to look.
-        sound = look(front, &mut known) && sound;
-        let again = Some(if sound { &SELDOM } else { &AGAIN });
+        look(front, &mut known);
         let mut fds = [PollFd::new(fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         // A signal is another reason to look.
-        let _ = poll(&mut fds, again);
+        let _ = poll(&mut fds, Some(&AGAIN));
         if fds.iter().skip(1).any(|f| !f.revents().is_empty()) {
             return;
         }
-        sound = true;
         // Messages only say that something is other. One that did not fit in is an error, and so is the end.
         while let Ok((_, n)) = recv(fd, &mut buf[..], RecvFlags::empty()) {
             if n == 0 {

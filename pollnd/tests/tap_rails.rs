@@ -50,7 +50,7 @@ impl Node {
         of("status:").zip(fatal).skip(1).map(|(s, f)| format!("{s} {f}")).collect()
     }
 
-    fn until(&self, states: [&str; 2]) {
+    fn until(&self, states: &[&str]) {
         let end = Instant::now() + LONG;
         while self.states() != states {
             assert!(Instant::now() < end, "{states:?}: {}", self.ctl(&["lnetctl", "net", "show", "-v", "2"]));
@@ -93,30 +93,40 @@ fn an_interface_goes_down_and_its_ni_with_it() {
     }
     let [first, second] = spaces;
     let (a, b) = (Node::new(first, 1), Node::new(second, 2));
-    a.until(["up 0", "up 0"]);
-    b.until(["up 0", "up 0"]);
+    a.until(&["up 0", "up 0"]);
+    b.until(&["up 0", "up 0"]);
     a.ctl(&["lnetctl", "discover", &b.nids[0]]);
     a.pings(&b.nids[0], "5");
     // Both ends of a link that is down lose their carrier.
     for (rail, states) in [(1, ["up 0", "down 1"]), (0, ["down 1", "up 0"])] {
         let name = format!("rl{rail}s0");
         a.ns.ip(&["link", "set", &name, "down"]);
-        a.until(states);
-        b.until(states);
+        a.until(&states);
+        b.until(&states);
         for nid in &b.nids {
             a.pings(nid, "20");
         }
         a.ns.ip(&["link", "set", &name, "up"]);
-        a.until(["up 0", "up 0"]);
-        b.until(["up 0", "up 0"]);
+        a.until(&["up 0", "up 0"]);
+        b.until(&["up 0", "up 0"]);
         a.pings(&b.nids[rail], "20");
     }
     // An address that goes takes its NI along, too.
     b.ns.ip(&["addr", "del", "10.95.1.2/24", "dev", "rl1s1"]);
-    b.until(["up 0", "down 1"]);
+    b.until(&["up 0", "down 1"]);
     a.pings(&b.nids[1], "20");
     b.ns.ip(&["addr", "add", "10.95.1.2/24", "dev", "rl1s1"]);
-    b.until(["up 0", "up 0"]);
+    b.until(&["up 0", "up 0"]);
+    // An only NI has a state, too, and one that is added where there is no link.
+    b.ctl(&["lnetctl", "net", "del", "--net", "tcp1"]);
+    for (order, states) in [("down", ["down 1"]), ("up", ["up 0"])] {
+        b.ns.ip(&["link", "set", "rl0s1", order]);
+        b.until(&states);
+    }
+    a.pings(&b.nids[0], "20");
+    b.ns.ip(&["link", "set", "rl1s1", "down"]);
+    b.ctl(&["lnetctl", "net", "add", "--nid", "10.95.1.2@tcp1"]);
+    b.until(&["up 0", "down 1"]);
     a.proc.stop();
     b.proc.stop();
 }

@@ -40,6 +40,16 @@ impl Side {
         let p50_us = last_rtt(ctl).p50_us;
         Ok(Side { bulk, small, p50_us, long_p50_us: long(ctl, secs)? })
     }
+
+    /// Measures round trips of 64 bytes alone.
+    ///
+    /// # Errors
+    /// As [`stretch`].
+    pub fn of_round_trips(ctl: &Ctl, secs: f64) -> Result<Side, MeasureError> {
+        wait_for(ctl, "the server", 10, || ctl.ready.load(Ordering::Acquire))?;
+        stretch(ctl, Traffic::Rtt, secs, &mut |_| ())?;
+        Ok(Side { p50_us: last_rtt(ctl).p50_us, ..Side::default() })
+    }
 }
 
 /// Median of the round trips of one PUT of 1 MiB in flight and its ACK, in us.
@@ -96,9 +106,26 @@ fn per(what: f64, cost: f64) -> f64 {
     if cost > 0.0 { what / cost } else { f64::INFINITY }
 }
 
+/// Medians of round trips of 64 bytes, in us, where each node polls on a core of its own or with one that is not its neighbour.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Apart {
+    /// One hop: an lcore for each end.
+    pub direct_us: f64,
+    /// Two: an lcore for the router, one for both ends.
+    pub through_us: f64,
+}
+
+impl Apart {
+    fn added_us(&self) -> f64 {
+        self.through_us - self.direct_us
+    }
+}
+
 /// One round.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Round {
+    /// Over virtio links between two lcores; absent without links or a second CPU.
+    pub apart: Option<Apart>,
     /// Over virtio links; absent without them.
     pub link: Option<Beside>,
     /// Over kernel sockets.
@@ -133,7 +160,7 @@ fn k_per_s(s: &Stretch) -> f64 {
 const GBIT: &str = "Gbit/CPU s";
 const KILO: &str = "k/s";
 
-const FIGURES: [Figure<Round>; 32] = [
+const FIGURES: [Figure<Round>; 36] = [
     ("link: 1 MiB PUTs, one hop", GBIT, |r| Some(cpu(&r.link?.direct.bulk))),
     ("link: 1 MiB PUTs through a router", GBIT, |r| Some(cpu(&r.link?.through.bulk))),
     ("link: the router by itself", GBIT, |r| Some(r.link?.router())),
@@ -150,6 +177,10 @@ const FIGURES: [Figure<Round>; 32] = [
     ("link: p50 of the same through a router", "us", |r| Some(r.link?.through.p50_us)),
     ("link: added by the router", "us", |r| Some(r.link?.added_us())),
     ("link: added, to one hop", "x", |r| Some(r.link?.added_us() / r.link?.direct.p50_us)),
+    ("two lcores: p50 of a 64 B PUT + ACK, one hop", "us", |r| Some(r.apart?.direct_us)),
+    ("two lcores: p50 of the same through a router", "us", |r| Some(r.apart?.through_us)),
+    ("two lcores: added by the router", "us", |r| Some(r.apart?.added_us())),
+    ("two lcores: added, to one hop", "x", |r| Some(r.apart?.added_us() / r.apart?.direct_us)),
     ("sockets: p50 of a 64 B PUT + ACK, one hop", "us", |r| Some(r.sockets.direct.p50_us)),
     ("sockets: p50 of the same through a router", "us", |r| Some(r.sockets.through.p50_us)),
     ("sockets: added by the router", "us", |r| Some(r.sockets.added_us())),
@@ -209,7 +240,8 @@ mod tests {
     fn a_router_costs_what_a_gbit_takes_more_through_it() {
         let link = Beside { direct: side(0.5, 3.0), through: side(0.75, 5.0), cut: side(0.75, 3.75) };
         let sockets = Beside { direct: side(1.0, 9.0), through: side(2.0, 19.0), cut: side(2.0, 9.0) };
-        let all = told(&[Round { link: Some(link), sockets }]);
+        let apart = Some(Apart { direct_us: 4.0, through_us: 7.0 });
+        let all = told(&[Round { apart, link: Some(link), sockets }]);
         let of = |name| all.iter().find(|(n, _)| *n == name).unwrap().1;
         assert_eq!(of("link: the router by itself"), 4.0);
         assert_eq!(of("link: the router to the two ends"), 2.0);
@@ -217,6 +249,7 @@ mod tests {
         assert_eq!(of("the link's router to that of sockets"), 4.0);
         assert_eq!(of("link: 64 B PUTs through a router"), 2.0);
         assert_eq!([of("link: added by the router"), of("sockets: added by the router")], [2.0, 10.0]);
+        assert_eq!([of("two lcores: added by the router"), of("two lcores: added, to one hop")], [3.0, 0.75]);
         assert_eq!(of("link: added where it is stored, to one hop"), 5.0 / 3.0 - 1.0);
         assert_eq!(of("link: added where it is cut through, to one hop"), 0.25);
         assert_eq!(of("sockets: added where it is cut through, to one hop"), 0.0);
@@ -227,11 +260,14 @@ mod tests {
         let round = |through| {
             let sockets =
                 Beside { direct: side(1.0, 9.0), through: side(through, 19.0), cut: side(2.0, 9.0) };
-            Round { link: None, sockets }
+            Round { sockets, ..Round::default() }
         };
         let f = figures(&[round(0.9), round(2.0), round(3.0)]);
         let router = f.iter().find(|r| r.name == "sockets: the router by itself").unwrap();
         assert_eq!((router.median, router.range), (1.0, [0.5, f64::INFINITY]));
-        assert!(f.iter().all(|r| !r.name.starts_with("link")), "there is no link");
+        assert!(
+            f.iter().all(|r| !r.name.starts_with("link") && !r.name.starts_with("two")),
+            "there is no link"
+        );
     }
 }

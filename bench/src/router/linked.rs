@@ -22,7 +22,7 @@ use transport::wire::Nid;
 use super::{Passes, Reaching, beside, between, reached};
 use crate::ctl::Ctl;
 use crate::link::{Link, LinkConfig, end, ports, seed, this_lcore};
-use crate::pair::{Enter, Make, Running};
+use crate::pair::{Enter, Make, Running, Threads};
 use crate::workload::{Client, Server};
 
 /// Addresses, and the numbers of their networks.
@@ -54,7 +54,7 @@ fn router(
 }
 
 /// Makes both links and starts the three nodes, with the workload that [`Ctl`] orders, and waits until the ends reach each other.
-/// On [`crate::pair::Threads::Two`] each node has a thread.
+/// On [`Threads::Two`] R has one thread, and both ends the other, whose nodes are told of first.
 ///
 /// # Errors
 /// The port that could not be had, and the remedy; or that no message came through.
@@ -84,7 +84,11 @@ pub fn start(
         let app = Server::new(c, cfg.intake, &backing).map_err(|e| e.to_string())?;
         end(&e, of_b, (beside(nid(FAR), nid(B), nid(A)), B.0), &cfg, (app, Protocols::new()))
     });
-    let running = Running::start(cfg.threads, idle, ctl, enter, vec![client, between, server])?;
+    let threads = match cfg.threads {
+        Threads::One => vec![vec![client, between, server]],
+        Threads::Two => vec![vec![client, server], vec![between]],
+    };
+    let running = Running::start_threads(threads, idle, ctl, enter)?;
     let link = Link { running, ports: vec![a, near, far, b] };
     if let Err(e) = reached(ctl, &told) {
         // The first reason counts.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use bench::ctl::Ctl;
 use bench::pair::NothingLost;
+#[cfg(feature = "dpdk")]
+use bench::pair::Threads;
 use bench::report::RanOn;
-use bench::router::cost::{Beside, Round, Router, Side, figures};
+use bench::router::cost::{Apart, Beside, Round, Router, Side, figures};
 use bench::router::{self, Passes};
 use bench::sock::{self, SockPair};
 use bench::tcp::load;
@@ -55,6 +57,20 @@ fn side(
     Ok((side.map_err(|e| e.to_string())?, ends))
 }
 
+/// Measures round trips of nodes that run, and takes them down.
+#[cfg(feature = "dpdk")]
+fn round_trips(
+    ctl: &Ctl,
+    secs: f64,
+    lost: &mut Vec<NothingLost>,
+    stop: impl FnOnce() -> Result<(Vec<NodeEnd>, u64), String>,
+) -> Result<f64, String> {
+    let side = Side::of_round_trips(ctl, secs);
+    let (ends, left) = stop()?;
+    lost.push(NothingLost::of(ctl, &ends).and_left(left));
+    side.map(|s| s.p50_us).map_err(|e| e.to_string())
+}
+
 fn sockets(a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Beside, String> {
     let p = SockPair { idle: IdleMode::Block, intake: Intake::Lent, client: client(), peer_credits: FLIGHT };
     let mut measured = |passes: Option<Passes>| {
@@ -98,11 +114,35 @@ impl VirtioLink {
         let copied = copied.sum();
         Ok((Beside { direct, through, cut }, copied))
     }
+
+    /// Round trips between two lcores, where there are CPUs for them.
+    fn apart(&self, a: &RouterArgs, lost: &mut Vec<NothingLost>) -> Result<Option<Apart>, String> {
+        use bench::link::{self, LinkConfig};
+
+        let (threads, enter, idle) = pairs::threads(false)?;
+        if threads == Threads::One {
+            return Ok(None);
+        }
+        let dir = std::env::temp_dir();
+        let cfg = LinkConfig { threads, client: client(), peer_credits: FLIGHT, ..LinkConfig::default() };
+        let ctl = Arc::new(Ctl::default());
+        let l = link::start(&self.eal, &dir, cfg, &ctl, &enter, idle)?;
+        let direct_us = round_trips(&ctl, a.seconds, lost, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
+        let ctl = Arc::new(Ctl::default());
+        let with = (cfg, Passes::Stored);
+        let l = router::linked::start(&self.eal, &dir, with, &ctl, &enter, idle)?;
+        let through_us = round_trips(&ctl, a.seconds, lost, || l.stop().map(|e| (e.nodes, e.buffers_left)))?;
+        Ok(Some(Apart { direct_us, through_us }))
+    }
 }
 
 #[cfg(not(feature = "dpdk"))]
 impl VirtioLink {
     fn beside(&self, _: &RouterArgs, _: &mut Vec<NothingLost>) -> Result<(Beside, u64), String> {
+        match *self {}
+    }
+
+    fn apart(&self, _: &RouterArgs, _: &mut Vec<NothingLost>) -> Result<Option<Apart>, String> {
         match *self {}
     }
 }
@@ -116,15 +156,15 @@ pub(super) fn main(a: &RouterArgs) -> Result<(), String> {
     for n in 1..=a.rounds {
         bar.set_message(format!("round {n} of {}", a.rounds));
         bar.tick();
-        let link = match &virtio {
+        let (link, apart) = match &virtio {
             Some(l) => {
                 let (link, bytes) = l.beside(a, &mut lost)?;
                 copied += bytes;
-                Some(link)
+                (Some(link), l.apart(a, &mut lost)?)
             }
-            None => None,
+            None => (None, None),
         };
-        rounds.push(Round { link, sockets: sockets(a, &mut lost)? });
+        rounds.push(Round { apart, link, sockets: sockets(a, &mut lost)? });
     }
     if let Some(l) = virtio {
         l.close();

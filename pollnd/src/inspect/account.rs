@@ -145,6 +145,8 @@ impl Statistics {
 /// Figures of NIs over all lcores, and what the lcores say besides.
 struct Sum {
     nis: Vec<NiFigures>,
+    /// Of NIs that were deleted.
+    gone: NiFigures,
     ops: u64,
     counted: Counted,
 }
@@ -153,11 +155,12 @@ struct Sum {
 type Counted = HashMap<&'static str, u64>;
 
 fn sum(front: &Inspection) -> Result<Sum, String> {
-    let mut all = Sum { nis: Vec::new(), ops: 0, counted: HashMap::new() };
+    let mut all = Sum { nis: Vec::new(), gone: NiFigures::none(), ops: 0, counted: HashMap::new() };
     for lcore in 0..front.lcores() {
         let c = front.counts(lcore).map_err(|e| e.to_string())?;
         c.proto.iter().for_each(|(name, n)| *all.counted.entry(name).or_default() += n);
         all.ops += c.ops;
+        all.gone = all.gone.and(&c.gone);
         for ni in &c.nis {
             match all.nis.iter_mut().find(|n| n.nid == ni.nid) {
                 Some(n) => *n = n.and(ni),
@@ -238,7 +241,7 @@ fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
     let interface = if real { interface(a, f.nid) } else { None };
     LocalNi {
         nid: Some(f.nid.to_string()),
-        status: Some(if f.health.fatal { "down" } else { "up" }.into()),
+        status: Some(if f.health.fatal || f.silent { "down" } else { "up" }.into()),
         interfaces: interface.map(|i| [("0".to_owned(), i)].into()),
         statistics: Some(Statistics::of(&f.moved, &f.dropped, &f.spans)),
         udsp: Some(NO_UDSP),
@@ -447,7 +450,7 @@ fn stats(front: &Inspection) -> Result<NodeStats, String> {
             true
         })
         .map_err(|e| e.to_string())?;
-    let over = |get: fn(&NiFigures) -> u64| all.nis.iter().map(get).sum::<u64>();
+    let over = |get: fn(&NiFigures) -> u64| all.nis.iter().chain([&all.gone]).map(get).sum::<u64>();
     let of = |name| all.counted.get(name).copied().unwrap_or(0);
     // Messages that are passed on are neither sent nor received, as kernels count (docs/lnetctl.md).
     let own = |all: u64, passed| all.saturating_sub(of(passed));

@@ -106,6 +106,7 @@ mod tests {
             credits: 256,
             credits_used: 3,
             health: Default::default(),
+            silent: false,
             credits_most: 8,
             spans: Spans::default(),
             latencies: Default::default(),

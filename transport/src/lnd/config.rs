@@ -14,6 +14,8 @@ use crate::wire::{ConnType, Nid, Pid, ProcessId, Version, nid};
 pub const SEC: u64 = 1_000_000_000;
 /// Time between two looks at the links of ports, in ns: kernels tell their peers within 26 ms (docs/protocol/upper.md §2).
 pub(crate) const LINKS_EVERY: u64 = 5_000_000;
+/// The same where the node has one NI, which can tell nobody: only users look at it.
+const LINK_EVERY: u64 = SEC;
 
 /// Peers that the acceptor takes (docs/protocol/socklnd.md §1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -407,9 +409,11 @@ impl Config {
         self.alive_router_check_interval.saturating_add(self.router_ping_timeout)
     }
 
-    /// Whether the links of its ports are watched: of one NI nothing depends on it.
-    pub(crate) fn watches_links(&self) -> bool {
-        self.nis.len() > 1 && self.tcp_kind == TcpKind::Port
+    /// Time between two looks at the links of its ports, in ns, where it has any. On the link of an only NI nothing depends but what
+    /// users are shown.
+    pub(crate) fn links_every(&self) -> Option<u64> {
+        let every = if self.nis.len() > 1 { LINKS_EVERY } else { LINK_EVERY };
+        (self.tcp_kind == TcpKind::Port).then_some(every)
     }
 
     /// The primary NID: that of the first NI.

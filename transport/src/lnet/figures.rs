@@ -210,6 +210,8 @@ pub struct NiFigures {
     pub credits_used: u32,
     /// Health.
     pub health: NiHealth,
+    /// This node routes, and has received nothing on its network for so long that users hear that it is down.
+    pub silent: bool,
     /// Most messages that held one at a time.
     pub credits_most: u32,
     /// Times.
@@ -219,7 +221,23 @@ pub struct NiFigures {
 }
 
 impl NiFigures {
-    /// Figures of the same NI on both of two shards.
+    /// Nothing was sent or received.
+    pub fn none() -> NiFigures {
+        NiFigures {
+            nid: Nid::LO,
+            moved: Moved::default(),
+            dropped: Dropped::default(),
+            credits: 0,
+            credits_used: 0,
+            health: NiHealth::default(),
+            silent: false,
+            credits_most: 0,
+            spans: Spans::default(),
+            latencies: Latencies::default(),
+        }
+    }
+
+    /// Figures of the same NI on both of two shards, or of two NIs.
     #[must_use]
     pub fn and(mut self, other: &NiFigures) -> NiFigures {
         self.moved += other.moved;
@@ -227,6 +245,7 @@ impl NiFigures {
         self.credits += other.credits;
         self.credits_used += other.credits_used;
         self.health = self.health.and(&other.health);
+        self.silent |= other.silent;
         self.credits_most += other.credits_most;
         self.spans += other.spans;
         self.latencies.iter_mut().zip(&other.latencies).for_each(|(l, m)| *l = l.and(m));

@@ -74,6 +74,7 @@ pub use self::enabling::{RoutingAsk, RoutingState, RoutingView};
 use self::events::Events;
 use self::far::Fars;
 use self::faulted::Faults;
+use self::figures::NiFigures;
 use self::forward::Passing;
 use self::gateways::Gateways;
 use self::guest::Lease;
@@ -235,6 +236,8 @@ pub(crate) struct Lnet {
     /// Messages of this node to itself that wait for a match entry's sink.
     pub(crate) own: Slab<OwnMessage>,
     own_work: OwnWork,
+    /// Figures of NIs whose places others have.
+    gone: NiFigures,
     nis: Vec<Ni>,
     /// Held messages to go on with before this input is done: whatever NI they came by.
     again: VecDeque<Resume>,
@@ -304,6 +307,7 @@ impl Lnet {
             portals: Portals::new(cfg.shards.me),
             own: Slab::new(),
             own_work: OwnWork::new(),
+            gone: NiFigures::none(),
             again: VecDeque::new(),
             drops: Drops::default(),
             kicks: VecDeque::new(),

@@ -133,36 +133,40 @@ impl Lnet {
 
     /// Shows `each` the figures of every NI, in the order in which they came, and those of messages of this node to itself; `moved` tells what each NI's LND has moved.
     pub(crate) fn figures(&self, cx: &Cx, moved: impl Fn(NiId) -> Moved, each: &mut dyn FnMut(NiFigures)) {
-        for at in cx.cfg.nis.iter().map(|n| NiId(n.place)) {
-            let (Some(n), Some(latencies)) = (self.nis.get(at.index()), self.ops.latencies.get(at.index()))
-            else {
-                continue;
-            };
-            let moved = moved(at);
-            each(NiFigures {
-                nid: n.nid,
-                moved,
-                dropped: n.dropped,
-                credits: n.credits(cx),
-                credits_used: n.uses.credits,
-                credits_most: n.most_used,
-                health: n.health,
-                spans: n.spans,
-                latencies: *latencies,
-            });
-        }
+        let all = cx.cfg.nis.iter().map(|n| NiId(n.place));
+        all.filter_map(|at| self.figures_of(cx, at, moved(at))).for_each(&mut *each);
         let (bytes, own) = (cx.counters.own_bytes, &self.own_work);
         each(NiFigures {
-            nid: Nid::LO,
             moved: Moved { sent: own.moved, send_bytes: bytes, received: own.moved, recv_bytes: bytes },
             dropped: own.dropped,
-            credits: 0,
-            credits_used: 0,
-            credits_most: 0,
-            health: NiHealth::default(),
-            spans: Spans::default(),
             latencies: self.ops.own_latencies,
+            ..NiFigures::none()
         });
+    }
+
+    /// Figures of the NI at a place, whose LND has `moved` these messages.
+    pub(super) fn figures_of(&self, cx: &Cx, at: NiId, moved: Moved) -> Option<NiFigures> {
+        let (n, latencies) = (self.nis.get(at.index())?, self.ops.latencies.get(at.index())?);
+        Some(NiFigures {
+            nid: n.nid,
+            moved,
+            dropped: n.dropped,
+            credits: n.credits(cx),
+            credits_used: n.uses.credits,
+            credits_most: n.most_used,
+            health: n.health,
+            silent: self.routing.is_down(at),
+            spans: n.spans,
+            latencies: *latencies,
+        })
+    }
+
+    /// Figures of all NIs that were deleted, together.
+    pub(crate) fn gone_figures(&self, cx: &Cx, moved: impl Fn(NiId) -> Moved) -> NiFigures {
+        let runs = |at: &NiId| cx.cfg.nis.iter().any(|n| n.place == at.0);
+        let gone = (0..self.nis.len()).map(|at| NiId(at as u8)).filter(|at| !runs(at));
+        let gone = gone.filter_map(|at| self.figures_of(cx, at, moved(at)));
+        gone.fold(self.gone, |sum, ni| sum.and(&ni))
     }
 
     /// Notes how long a message to a peer took, at it and its NI.

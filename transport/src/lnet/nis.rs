@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::ni::Ni;
 use super::ni_stage::{Stage, Step};
 use super::{Lnet, Msg};
-use crate::lnd::{Cx, Lnd, LnetError, NiConfig, NiId};
+use crate::lnd::{Cx, Lnd, LnetError, Moved, NiConfig, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{NetId, Nid};
 
@@ -34,11 +34,14 @@ impl Lnet {
         self.routes.lead_to(net)
     }
 
-    /// Makes a place ready for an NI; gives whether it was free.
-    pub(crate) fn ni_open(&mut self, cx: &Cx, ni: &NiConfig) -> bool {
+    /// Makes a place ready for an NI; gives whether it was free. The LND of the NI that was there has `moved` these messages.
+    pub(crate) fn ni_open(&mut self, cx: &Cx, ni: &NiConfig, moved: Moved) -> bool {
         let at = NiId(ni.place);
         if self.stage(at) != Stage::Free || at.index() > self.nis.len() {
             return false;
+        }
+        if let Some(gone) = self.figures_of(cx, at, moved) {
+            self.gone = self.gone.and(&gone);
         }
         match self.nis.get_mut(at.index()) {
             Some(place) => *place = Ni::new(ni),
@@ -75,10 +78,6 @@ impl Lnet {
         ni.waiters.clear();
         cx.cfg.nis.retain(|n| n.place != at.0);
         if ran {
-            // One NI alone needs no link to be chosen.
-            if cx.cfg.nis.len() < 2 {
-                self.nis.iter_mut().for_each(|n| n.health.fatal = false);
-            }
             self.nis_changed(cx);
             self.end_routes();
         }

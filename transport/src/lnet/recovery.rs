@@ -21,7 +21,7 @@ use super::causes::BEST;
 use super::ops::OpKind;
 use super::remote::Body;
 use crate::hash::OwnMap;
-use crate::lnd::config::{LINKS_EVERY, SEC};
+use crate::lnd::config::SEC;
 use crate::lnd::{AppId, Config, Cx, Lnd, NiId};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -154,7 +154,7 @@ impl Recovery {
 impl Lnet {
     /// There is something to do at once, if links are to be looked at.
     pub(super) fn begin_watch(&mut self, cfg: &Config) {
-        if cfg.watches_links() {
+        if cfg.links_every().is_some() {
             self.recover_by(0);
         }
     }
@@ -209,9 +209,9 @@ impl Lnet {
                 self.recovery.step(cx, nid, Step::Unanswered);
             }
         }
-        // The links of several ports are looked at where timers are (`transport/src/node/shard.rs`).
-        if cx.cfg.watches_links() {
-            self.recover_by(cx.now + LINKS_EVERY);
+        // The links of ports are looked at where timers are (`transport/src/node/shard.rs`).
+        if let Some(every) = cx.cfg.links_every() {
+            self.recover_by(cx.now + every);
         }
         if let Some(next) = self.recovery.due.first() {
             self.recovery.wake = self.recovery.wake.min(next.0);

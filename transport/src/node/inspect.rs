@@ -50,6 +50,8 @@ pub struct Counts {
     pub more: Vec<(&'static str, u64)>,
     /// NIs, the primary one first, and `0@lo` behind them.
     pub nis: Vec<NiFigures>,
+    /// NIs that were deleted, together.
+    pub gone: NiFigures,
     /// Operations that wait for an answer.
     pub ops: u64,
 }
@@ -62,6 +64,7 @@ impl Counts {
             loop_stats: LoopStats::default(),
             more: Vec::with_capacity(MORE),
             nis: Vec::with_capacity(NIS_MAX + 1),
+            gone: NiFigures::none(),
             ops: 0,
         }
     }

@@ -15,7 +15,6 @@ use super::counters::StreamCounters;
 use super::inspect::{Attended, Inspect, LoopStats, Mailbox, Question};
 use super::mesh::Mesh;
 use super::streams::{Streams, Work};
-use crate::lnd::config::LINKS_EVERY;
 use crate::lnd::{AppId, NIS_MAX, OUT_KEPT, Shards};
 use crate::lnet::{Event, Op};
 use crate::node::{BesideError, Input, Machine};
@@ -220,10 +219,12 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
     /// Tells the machine which of its NIs have a link.
     #[cold]
     fn look_at_links(&mut self, now: u64) {
-        self.links_at = now + LINKS_EVERY;
-        let Some(streams) = self.outside.streams().filter(|_| self.machine.config().watches_links()) else {
+        let Some(every) = self.machine.config().links_every() else {
+            self.links_at = u64::MAX;
             return;
         };
+        self.links_at = now + every;
+        let Some(streams) = self.outside.streams() else { return };
         for at in 0..NIS_MAX {
             let Some(ip) = self.machine.config().nis.get(at).map(|n| n.nid.ip()) else { return };
             if let Some(ip) = ip {
@@ -319,6 +320,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 self.machine.drops(&mut |name, n| c.add(name, n));
                 self.machine.beside(&mut |name, n| c.add(name, n));
                 self.machine.nis(&mut |ni| c.add_ni(ni));
+                c.gone = self.machine.gone_nis();
                 c.ops = self.machine.ops() as u64;
             }
             Question::Tap(tap) => {

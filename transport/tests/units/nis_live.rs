@@ -113,6 +113,18 @@ fn an_ni_that_is_added_is_reached_and_told_of_and_one_that_is_deleted_is_not() {
         };
         assert!(sent(&net, "10.1.0.1@tcp1") >= 2, "{}", sent(&net, "10.1.0.1@tcp1"));
 
+        let all = |net: &Net| {
+            let mut sent = 0;
+            for x in &net.nodes[..n] {
+                x.machine.nis(&mut |f| sent += f.moved.sent.all());
+                sent += x.machine.gone_nis().moved.sent.all();
+            }
+            sent
+        };
+        let by_first = sent(&net, "10.0.0.1@tcp");
+        let before = all(&net);
+        assert!(by_first > 0 && before > by_first);
+
         // The primary one goes: the other one is it now, to whoever asks.
         net.del_ni(0..n, nid("10.0.0.1@tcp")).unwrap();
         net.run(2 * SEC);
@@ -125,7 +137,33 @@ fn an_ni_that_is_added_is_reached_and_told_of_and_one_that_is_deleted_is_not() {
         net.run(5 * SEC);
         assert_eq!(ended(&mut net, 0..n), [(20, Ok(()))]);
         assert!(net.nodes[..n].iter().all(|x| x.machine.places_of_nis()[0].0 == NiStage::Free));
+        // Messages of an NI that is deleted are counted on, and where another has its place.
+        let after = all(&net);
+        assert!(after > before, "{before} {after}");
+        net.add_ni(0..n, nid("10.0.0.3@tcp")).unwrap();
+        assert!(all(&net) >= after);
     }
+}
+
+#[test]
+fn an_only_ni_has_a_link_too() {
+    let mut net = nodes(&["10.0.0.1@tcp"], &["10.0.0.2@tcp"], 1);
+    assert_eq!(ping(&mut net, 1, "10.0.0.1@tcp").unwrap().sequence, 2);
+    let fatal = |net: &Net| {
+        let mut fatal = false;
+        net.nodes[0].machine.nis(&mut |f| fatal |= f.health.fatal);
+        fatal
+    };
+    let ip = nid("10.0.0.1@tcp").ip().unwrap();
+    net.link_state(0, ip, false);
+    net.run(SEC);
+    assert!(fatal(&net));
+    // It is the only way.
+    assert!(ping(&mut net, 0, "10.0.0.2@tcp").is_ok());
+    net.link_state(0, ip, true);
+    net.run(SEC);
+    assert!(!fatal(&net));
+    assert_eq!(ping(&mut net, 1, "10.0.0.1@tcp").unwrap().sequence, 4);
 }
 
 #[test]

@@ -26,6 +26,12 @@ impl Machine {
         self.lnet.figures(&self.cx, moved, each);
     }
 
+    /// Figures of all NIs that were deleted, together.
+    pub fn gone_nis(&self) -> NiFigures {
+        let moved = |ni: NiId| self.lnds.get(ni.index()).map(|l| l.moved).unwrap_or_default();
+        self.lnet.gone_figures(&self.cx, moved)
+    }
+
     /// Operations that wait for an answer.
     pub fn ops(&self) -> usize {
         self.lnet.ops.len()

@@ -45,10 +45,10 @@ impl Machine {
         }
         self.cx.now = self.cx.now.max(now);
         // A bucket that moved here may have brought what another shard had left of the one before.
-        let over = self.lnds.get(at.index()).is_none_or(Socklnd::gone);
-        if !over
-            || !self.lnet.ni_open(&self.cx, &NiConfig { place, ..NiConfig { credits, ..NiConfig::new(nid) } })
-        {
+        let lnd = self.lnds.get(at.index());
+        let (over, moved) = (lnd.is_none_or(Socklnd::gone), lnd.map(|l| l.moved).unwrap_or_default());
+        let ni = NiConfig { place, credits, ..NiConfig::new(nid) };
+        if !over || !self.lnet.ni_open(&self.cx, &ni, moved) {
             return Err(NiError::Place);
         }
         match self.lnds.get_mut(at.index()) {
