@@ -36,6 +36,7 @@ mod pages;
 #[cfg(feature = "dpdk")]
 mod pairs;
 mod ping;
+mod rules;
 mod running;
 mod selftest;
 mod service;

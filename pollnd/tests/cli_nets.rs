@@ -197,7 +197,7 @@ fn files_whose_nis_are_others_change_a_node_that_runs() {
     let gateway = format!("{}@tcp1", own_ip());
     at.file(&format!("{}route: [{{net: tcp9, gateway: \"{gateway}\"}}]\n", net(&[&first, &second])));
     at.ctl(&node, &["import", path]).good();
-    assert_eq!(at.nets(&node), ["0@lo", &*first, &*second]);
+    assert_eq!(at.nets(&node), ["0@lo", &*first, &*third, &*second], "an import deletes none");
     at.ctl(&node, &["route", "show"]).good().says(&[&gateway]);
 
     at.file(&net(&[&third]));
@@ -221,4 +221,73 @@ fn files_whose_nis_are_others_change_a_node_that_runs() {
     config("apply").failed(1, &["needs a restart", &format!("credits of {second}: 98 ("), "runs with 99"]);
     peer.stop().good();
     node.stop().good();
+}
+
+/// An NI by hand goes with a file that lacks it only where the node was configured by a file, and is not imported. Whoever asks is told what is
+/// kept, added and deleted.
+#[test]
+fn only_a_node_by_its_file_loses_nis_by_hand_with_it() {
+    for by in ["nid", "nid and options", "config", "nid and config"] {
+        let (at, [a, b, c]) = (Place::new(), [(); 3].map(|()| own_ip()));
+        let (first, hand, new) = (nid(a), format!("{b}@tcp1"), format!("{c}@tcp2"));
+        let path = at.file(&net(&[&first]));
+        let path = path.to_str().unwrap();
+        let options = at.0.path().join("lustre.conf");
+        std::fs::write(&options, "options ksocklnd keepalive=7\n").unwrap();
+        let mut words = Vec::new();
+        for (word, more) in [("nid", &*first), ("options", options.to_str().unwrap()), ("config", path)] {
+            if by.contains(word) {
+                words.extend([format!("--{word}"), more.to_owned()]);
+            }
+        }
+        let node = at.node(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let (by_file, has_file) = (by == "config", by.contains("config"));
+        let apply = || at.run(&["config", "apply", path, "--node", &node.id().to_string()]);
+        let add = |nid: &str| drop(at.ctl(&node, &["net", "add", "--nid", nid, "--credits", "99"]).good());
+        add(&hand);
+
+        at.file(&net(&[&first, &new]));
+        let end = at.ctl(&node, &["import", path]).good();
+        let end = end.tells(&[&format!("net: {new} is new"), &format!("net: {hand} is kept, though {path}")]);
+        assert!(end.out.is_empty() && !end.err.contains("is gone"), "{by}: {end:?}");
+        assert_eq!(at.nets(&node), ["0@lo", &*first, &*hand, &*new], "{by}");
+        at.ctl(&node, &["net", "show", "--net", "tcp1", "-v"]).good().says(&["credits: 99"]);
+        at.ctl(&node, &["net", "del", "--nid", &new]).good();
+
+        let end = apply().good();
+        if by_file {
+            end.says(&[&format!("net: {new} is new"), &format!("net: {hand} is gone")]);
+            assert_eq!(at.nets(&node), ["0@lo", &*first, &*new]);
+            add(&hand);
+        } else {
+            end.says(&["nothing is other"])
+                .tells(&[&format!("net: {hand} is kept"), "--nid of the command line wins"]);
+            assert_eq!(at.nets(&node), ["0@lo", &*first, &*hand], "{by}");
+            // One of the command line comes again.
+            at.ctl(&node, &["net", "del", "--nid", &first]).good();
+            apply().good().says(&[&format!("net: {first} is new")]);
+            assert_eq!(at.nets(&node), ["0@lo", &*hand, &*first], "{by}");
+        }
+        if has_file {
+            at.file(&(net(&[&first, &new]) + "global: {retry_count: 1}\n"));
+            node.signal(Signal::HUP);
+            eventually("the signal's effect", || {
+                at.ctl(&node, &["global", "show"]).good().out.contains("retry_count: 1\n")
+            });
+            let all = if by_file { ["0@lo", &*first, &*new] } else { ["0@lo", &*hand, &*first] };
+            eventually("NIs", || at.nets(&node) == all);
+        }
+        // A file that names no NI says nothing of them.
+        let before = at.nets(&node);
+        at.file("global: {retry_count: 3}\n");
+        let end = at.ctl(&node, &["import", path]).good();
+        assert!(!end.err.contains("net:"), "{by}: {end:?}");
+        if by_file {
+            apply().failed(2, &["it names no NI"]);
+        } else {
+            apply().good();
+        }
+        assert_eq!(at.nets(&node), before, "{by}");
+        node.stop().good();
+    }
 }

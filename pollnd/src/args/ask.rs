@@ -25,6 +25,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "ni",
     "route",
     "peer_nids",
+    "fault",
     "carrier",
     "port",
     "vdev",

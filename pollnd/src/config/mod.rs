@@ -7,6 +7,7 @@
 pub(crate) mod command;
 mod credits;
 mod elsewhere;
+mod faulty;
 #[cfg(test)]
 mod fuzz;
 mod hands;

@@ -7,7 +7,7 @@ use transport::wire::Nid;
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
 use super::yaml::{self, Fault, Kind, Node, Place};
-use super::{elsewhere, hands, ways};
+use super::{elsewhere, faulty, hands, ways};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
@@ -106,6 +106,8 @@ impl Reader {
                 self.model.routes = ways::read(node, &mut self.faults);
             } else if key.text == "peer" {
                 self.model.peers = hands::read(node, &mut self.faults);
+            } else if key.text == "fault" {
+                self.model.faults = faulty::read(node, &mut self.faults);
             } else if let Some(part) = section {
                 self.section(part, &key.text, node);
                 if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
@@ -126,7 +128,7 @@ impl Reader {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
                 let other = elsewhere::SECTIONS.iter().map(|s| s.0);
-                let known = ["net", "route", "peer"]
+                let known = ["net", "route", "peer", "fault"]
                     .into_iter()
                     .chain(other)
                     .chain(Part::SECTIONS.iter().map(|p| p.path()));
@@ -648,7 +650,7 @@ mod tests {
         36:14: balance: "maybe" is none of its values; it takes on, off
         38:11: dpdk: "5" is none of its values; it takes true, false
         40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
-        41:1: "metrics" is no key of the file; there are net, route, peer, routing, buffers, numa, global, node, dpdk, telemetry, log
+        41:1: "metrics" is no key of the file; there are net, route, peer, fault, routing, buffers, numa, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
         insta::assert_snapshot!(

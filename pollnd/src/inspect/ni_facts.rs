@@ -32,6 +32,11 @@ pub(super) fn tuned(part: Part, name: &str) -> Option<&'static Tunable> {
     })
 }
 
+/// Whole seconds of so many ns.
+pub(super) fn seconds(ns: u64) -> i64 {
+    i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
+}
+
 /// The value of a setting of `part`, by lnetctl's name; 0 for one that has no number.
 pub(super) fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
     let number = |n: Option<i64>| n.unwrap_or(0);

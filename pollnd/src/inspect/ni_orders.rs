@@ -9,7 +9,7 @@ use transport::lnd::tunables::{Change, fewer_credits};
 use transport::wire::Nid;
 
 use super::failure::Failure;
-use super::ni_facts::{interface, tunable, tuned};
+use super::ni_facts::{interface, seconds, tunable, tuned};
 use super::shared::Shared;
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
@@ -42,11 +42,11 @@ pub(crate) struct NetOrder {
 /// No such interface: lnetctl's number.
 const NO_INTERFACE: i32 = libc::ENETDOWN;
 
-fn bad(text: String) -> Failure {
+pub(super) fn bad(text: String) -> Failure {
     Failure::numbered(text, libc::EINVAL)
 }
 
-fn parsed(nid: &str) -> Result<Nid, Failure> {
+pub(super) fn parsed(nid: &str) -> Result<Nid, Failure> {
     nid.parse().map_err(|e| bad(format!("{e}")))
 }
 
@@ -87,29 +87,36 @@ fn port(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, Failure> 
     })
 }
 
-/// Remedy for who wants another value of a setting that all NIs share.
-fn for_all(cfg: &Config, part: Part, name: &str, value: i64) -> String {
-    let Some(t) = tuned(part, name) else { return String::new() };
-    match Change::new(cfg, t.name, &value.to_string()) {
+/// Where a setting that all NIs of a node share is, by its name in `net show`.
+fn part_of(name: &str) -> Part {
+    if ["conns_per_peer", "timeout", "tos"].contains(&name) { Part::Lnd } else { Part::Tunables }
+}
+
+/// Its value.
+pub(super) fn of_all(cfg: &Config, name: &str) -> i64 {
+    match name {
+        "conns_per_peer" => cfg.conns().into(),
+        "timeout" => seconds(cfg.timeout()),
+        _ => tunable(cfg, part_of(name), name),
+    }
+}
+
+/// It is to be another for some NIs alone.
+pub(super) fn of_one(cfg: &Config, name: &str, value: i64) -> Failure {
+    let remedy = tuned(part_of(name), name).map(|t| match Change::new(cfg, t.name, &value.to_string()) {
         Ok(_) => format!(", or change it for all: `pollnd tunables {}={value}`", t.name),
         Err(e) => format!(" ({e})"),
-    }
+    });
+    let (own, remedy) = (of_all(cfg, name), remedy.unwrap_or_default());
+    bad(format!("{name} {value}: all NIs of this node have {own}; leave it out{remedy}"))
 }
 
 /// Settings that are not an NI's own here.
 fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
     for (name, value) in &order.shared {
-        let part =
-            if ["conns_per_peer", "tos"].contains(&name.as_str()) { Part::Lnd } else { Part::Tunables };
-        let own = match name.as_str() {
-            "conns_per_peer" => cfg.conns().into(),
-            _ => tunable(cfg, part, name),
-        };
+        let own = of_all(cfg, name);
         if own != *value {
-            return Err(bad(format!(
-                "{name} {value}: all NIs of this node have {own}; leave it out{}",
-                for_all(cfg, part, name, *value)
-            )));
+            return Err(of_one(cfg, name, *value));
         }
     }
     let all = cpt_list(a.cpu_pattern.as_deref());

@@ -20,6 +20,7 @@ use super::shared::{About, Shared, say};
 use super::{
     Request, account, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs,
 };
+use crate::config::own_nis::Taking;
 use crate::limits;
 
 /// Askers at a time.
@@ -225,8 +226,9 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Export {} => shared.live().and_then(|l| l.export(&shared.front)).map(|text| json!(text)),
-        Request::Apply { path } => {
-            shared.live().map(|l| l.apply(&shared.front, path.as_deref())).map(|o| o.answer())
+        Request::Apply { path, adds } => {
+            let taking = if adds { Taking::Adding } else { Taking::Whole };
+            shared.live().map(|l| l.apply(&shared.front, path.as_deref(), taking)).map(|o| o.answer())
         }
         Request::Lnet { ask } => match account::serve(s, shared, &ask)? {
             Ok(end) => Ok(end),

@@ -414,3 +414,19 @@ pub(crate) struct Pinged {
 pub(crate) struct Discovered {
     pub(crate) discover: Vec<Answer>,
 }
+
+/// The CPT of a NID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NidCpt {
+    pub(crate) nid: String,
+    pub(crate) cpt: u32,
+}
+
+/// `cpt-of-nid`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CptOfNid {
+    #[serde(rename = "cpt-of-nid")]
+    pub(crate) all: Vec<NidCpt>,
+}

@@ -118,6 +118,7 @@ impl Lnet {
             Body::OwnFailed(ni) => self.own_failed(cx, ni),
             Body::OwnHealth(ni, value) => self.own_told(ni, value),
             Body::PeerHealth(nid, value) => drop(self.peer_told(nid, value)),
+            Body::SetHealth(nid, value) => self.peer_set(cx, nid, value),
             Body::Recover(nid) => self.recover_from(cx, nid),
             Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
             Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),

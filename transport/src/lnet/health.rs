@@ -129,7 +129,7 @@ impl Lnet {
     }
 
     /// An own NI has this value now.
-    fn own_is(&mut self, cx: &Cx, ni: NiId, value: u16) {
+    pub(super) fn own_is(&mut self, cx: &Cx, ni: NiId, value: u16) {
         self.post_all(cx, || Body::OwnHealth(ni, value));
         self.own_told(ni, value);
         if self.nis.iter().all(|n| n.health.value == BEST) {

@@ -59,7 +59,7 @@ fsm::fsm! {
         Best,
         /// It has not answered.
         Unanswered,
-        /// It has been tried for as long as it may.
+        /// It has been tried for as long as it may; or the user says that it is well.
         Over,
     }
 
@@ -128,6 +128,11 @@ impl Recovery {
         self.patients.get(&nid).is_some_and(|p| p.stage == Stage::Pinging)
     }
 
+    /// Whether a NID is pinged until it is well.
+    pub(super) fn has(&self, nid: Nid) -> bool {
+        self.patients.contains_key(&nid)
+    }
+
     /// Goes through the table; gives whether the NID is to be pinged.
     fn step(&mut self, cx: &Cx, nid: Nid, step: Step) -> bool {
         let Some(p) = self.patients.get_mut(&nid) else { return false };
@@ -180,6 +185,14 @@ impl Lnet {
         let new = || Patient { stage: Fsm::START, ping_count: 0, next_ping: 0, pinged: now, since: now };
         self.recovery.patients.entry(nid).or_insert_with(new);
         self.recovery.step(cx, nid, Step::Failed);
+    }
+
+    /// The user says that a NID is well: a ping that is under way decides, and none is to come.
+    pub(super) fn recovered(&mut self, cx: &Cx, nid: Nid) {
+        if let Some(next) = self.recovery.patients.get(&nid).map(|p| p.next_ping) {
+            self.recovery.due.remove(&(next, nid));
+            self.recovery.step(cx, nid, Step::Over);
+        }
     }
 
     /// Pings the NIDs whose time has come.

@@ -58,6 +58,8 @@ pub(crate) enum Body {
     OwnHealth(NiId, u16),
     /// Home to all: the health of a peer's NI.
     PeerHealth(Nid, u16),
+    /// To the home of a peer's NI: the user gives it this value.
+    SetHealth(Nid, u16),
     /// To a NID's new home: it is to be pinged until it is well.
     Recover(Nid),
     /// To all: an own NI's port has a link, or has none.

@@ -10,96 +10,32 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane::clock::Clock;
 use dataplane::tap::TapEnd;
-use tcpstack::{ConnStats, Phase};
 
 use super::counters::StreamCounters;
 use super::handover;
 pub use super::loop_stats::LoopStats;
 pub use super::nis::{AboutNis, NiAsk, Site};
-pub use super::pages::{PAGE, Peers, Rows};
+pub use super::pages::{Filter, PAGE, Page, Peers, Row, Rows};
 use crate::lnd::tunables::Change;
 use crate::lnd::{Config, Counters, NIS_MAX, PeerError, RouteError};
 use crate::lnet::by_hand::{ByHandView, PeerAsk};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
-use crate::lnet::{PeerNiView, RoutingView};
+use crate::lnet::{HealthAsk, PeerNiView, RoutingView};
 use crate::socklnd::PeerBrief;
-use crate::stream::ConnId;
+use crate::stream::Homes;
 use crate::wire::{Nid, ProcessId};
 
 /// Counters beyond the common ones that an lcore may tell.
 const MORE: usize = 512;
 /// Questions that may wait for an lcore that does not turn.
 const WAITING: usize = 8;
-
-/// Filter of a question about connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// The peer's address.
-    pub peer: Option<std::net::IpAddr>,
-    /// The peer's port.
-    pub port: Option<u16>,
-    /// State.
-    pub state: Option<Phase>,
-}
-
-impl Filter {
-    /// Whether `c` is asked for.
-    pub fn wants(&self, c: &ConnStats) -> bool {
-        self.peer.is_none_or(|p| p == c.remote.ip())
-            && self.port.is_none_or(|p| p == c.remote.port())
-            && self.state.is_none_or(|s| s == c.state)
-    }
-}
-
-/// A connection, and who has it.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// The stream: its lcore, and its place there.
-    pub conn: ConnId,
-    /// All that is known of it.
-    pub stats: ConnStats,
-    /// It is the kernel's, which knows the rest.
-    pub kernel: bool,
-}
-
-/// A part of an lcore's connections.
-#[derive(Debug)]
-pub struct Page {
-    /// Filter.
-    pub filter: Filter,
-    /// First place in the table; afterwards the first place of the next page, `None` at the end.
-    pub from: Option<u32>,
-    /// Answer; the asker has made room for [`PAGE`].
-    pub rows: Vec<Row>,
-}
-
-impl Page {
-    fn new(filter: Filter, from: u32) -> Page {
-        Page { filter, from: Some(from), rows: Vec::with_capacity(PAGE) }
-    }
-
-    /// Adds `row` if it is asked for.
-    pub fn add(&mut self, row: Row) {
-        if self.rows.len() < self.rows.capacity() && self.filter.wants(&row.stats) {
-            self.rows.push(row);
-        }
-    }
-
-    /// Gives this page's first place, and moves on by [`PAGE`] places of a table of `all`.
-    pub fn step(&mut self, all: usize) -> usize {
-        let from = self.from.unwrap_or(0) as usize;
-        let next = from.saturating_add(PAGE);
-        self.from = (next < all).then_some(next as u32);
-        from
-    }
-}
 
 /// Counters of an lcore.
 #[derive(Debug)]
@@ -181,6 +117,15 @@ pub struct AboutByHand {
     pub nids: Vec<ByHandView>,
 }
 
+/// An order about health.
+#[derive(Debug)]
+pub struct AboutHealth {
+    /// It.
+    pub ask: HealthAsk,
+    /// Number of values that it concerned.
+    pub done: usize,
+}
+
 /// A question, and the room for its answer.
 #[derive(Debug)]
 pub enum Question {
@@ -210,6 +155,8 @@ pub enum Question {
     Routes(Box<AboutRoutes>),
     /// Shows peers by hand, or changes them.
     ByHand(Box<AboutByHand>),
+    /// Sets values of health.
+    Health(Box<AboutHealth>),
     /// Shows places for NIs, or changes one.
     Nis(Box<AboutNis>),
 }
@@ -278,6 +225,8 @@ pub struct Inspection {
     next: Mutex<u64>,
     /// Held by whoever changes what is the same on all lcores: orders given at once would come to them in different orders.
     changes: Mutex<()>,
+    /// The CPT of each lcore; none where one is for all.
+    cpts: OnceLock<Vec<u32>>,
     clock: Clock,
 }
 
@@ -292,6 +241,7 @@ impl Inspection {
             mailboxes: (0..lcores).map(|_| Arc::new(Mailbox::new(WAITING))).collect(),
             next: Mutex::new(0),
             changes: Mutex::new(()),
+            cpts: OnceLock::new(),
             clock,
         }
     }
@@ -314,6 +264,18 @@ impl Inspection {
     /// Waits until nobody else changes what is the same on all lcores.
     pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lcores of its node are in these CPTs; none where one is for all.
+    pub(super) fn cpts_are(&self, cpts: &[u32]) {
+        let _ = self.cpts.set(cpts.to_vec());
+    }
+
+    /// The CPT whose lcores are home to the peer of that NID: homes move within one alone. 0 where one is for all.
+    pub fn cpt_of(&self, nid: Nid) -> u32 {
+        let homes = Homes::new(self.mailboxes.len().try_into().unwrap_or(u16::MAX));
+        let home = nid.ip().map_or(0, |ip| usize::from(homes.of(ip).0));
+        self.cpts.get().and_then(|all| all.get(home)).copied().unwrap_or(0)
     }
 
     /// Asks one lcore and waits.
@@ -476,6 +438,17 @@ impl Inspection {
         Ok(())
     }
 
+    /// Sets values of health; gives how many it concerned. The first lcore is asked, and tells the others within a turn or two.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub fn set_health(&self, ask: HealthAsk) -> Result<usize, NoAnswer> {
+        match self.ask(0, Question::Health(Box::new(AboutHealth { ask, done: 0 })))? {
+            Question::Health(about) => Ok(about.done),
+            _ => Err(NoAnswer::Unknown { lcore: 0 }),
+        }
+    }
+
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores
     /// have packets to show.
     ///
@@ -497,9 +470,10 @@ impl Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::ShardId;
+    use crate::stream::{ConnId, ShardId};
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use tcpstack::{ConnStats, Phase};
 
     fn inspection() -> Inspection {
         Inspection::new(2, Clock::monotonic())

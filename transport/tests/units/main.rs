@@ -48,6 +48,7 @@ mod routes_selftest;
 mod routing;
 mod selftest;
 mod selftest_bounds;
+mod set_health;
 mod shards;
 mod slow_hops;
 mod subnets;
