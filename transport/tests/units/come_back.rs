@@ -270,11 +270,11 @@ fn without_discovery_a_peer_that_was_restarted_is_used_as_before() {
 #[test]
 fn a_peer_that_has_lost_a_rail_is_told_by_another() {
     for shards in [1u16, 3] {
-        for lost in 0..2 {
+        for lost in B {
             let mut two = Two::new(shards, |_| {});
             two.both_are_used();
             let before = two.asked();
-            two.net.unplug(nid(B[lost]).ip().unwrap(), Cut::Reset);
+            two.net.unplug(nid(lost).ip().unwrap(), Cut::Reset);
             two.net.run(SEC);
             for _ in 0..4 {
                 assert!(two.puts(B[0]).iter().all(Result::is_ok), "{shards} {lost}");
