@@ -355,6 +355,9 @@ pub(crate) trait Lnd<U: Upper> {
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// Gives back what waits for a connection to a peer, but for answers: those have no other way.
     fn give_back(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
+    /// Ends messages of other nodes for `nid` that wait at a peer; with `streams` what has begun to leave, too, and with it the peer's
+    /// connections.
+    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nid: Nid, streams: bool);
     /// Fails what waits for connections, of all peers: the node goes down.
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
     /// Goes down: connections are closed as soon as handshakes under way have come to an end.

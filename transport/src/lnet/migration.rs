@@ -119,7 +119,7 @@ impl Lnet {
         if let Some(serial) = serial {
             self.discovery.asked.insert(serial, About::Peer(key));
         }
-        self.guest_comes(key);
+        self.guest_comes(key, cx.now);
         if let Some(deadline) = waits {
             self.timers.by(cx.now, key, deadline);
             self.kicks.push_back(key);

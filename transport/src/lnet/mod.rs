@@ -58,6 +58,7 @@ pub mod routes;
 mod routing;
 mod set_health;
 mod shares;
+mod stuck;
 mod upper;
 mod views;
 mod word;
@@ -98,6 +99,7 @@ use self::remote::{Body, Waiter};
 use self::resend::Unsent;
 use self::routes::Routes;
 use self::routing::Routing;
+use self::stuck::Stuck;
 pub use self::set_health::HealthAsk;
 pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
@@ -274,6 +276,7 @@ pub(crate) struct Lnet {
     faults: Option<Box<Faults>>,
     routing: Routing,
     buffers: Buffers,
+    stuck: Stuck,
     /// Messages of other nodes that are here whole, and parts of those that are not.
     passing: VecDeque<Passing>,
     cuts: Cuts,
@@ -333,6 +336,7 @@ impl Lnet {
             faults: None,
             routing,
             buffers: Buffers::default(),
+            stuck: Stuck::default(),
             passing: VecDeque::new(),
             cuts: Cuts::new(cfg),
             homeward: VecDeque::new(),
@@ -381,6 +385,7 @@ impl Lnet {
                 && let Some(lnd) = self.lnd_of(lnds, peer)
             {
                 self.end_overdue(cx, lnd, peer);
+                self.relieve(cx, lnds, peer);
             }
         }
         self.ops.timers.due(cx.now, &mut due);

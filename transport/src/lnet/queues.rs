@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use super::Msg;
 use crate::lnd::budget::FLOOR;
 use crate::lnd::trim;
+use crate::wire::Nid;
 
 /// A line of messages that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,15 @@ impl Queues {
         self.pop(Line::Own).or_else(|| self.pop(Line::PassedOn))
     }
 
+    /// Takes messages of other nodes for this NID.
+    pub(super) fn take_for(&mut self, nid: Nid) -> Vec<Msg> {
+        let Some(p) = &mut self.passed_on else { return Vec::new() };
+        let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
+        let (taken, left) = std::mem::take(&mut p.line).into_iter().partition(is_for);
+        p.line = left;
+        taken
+    }
+
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Msg> {
         self.own.iter().chain(self.passed_on.iter().flat_map(|p| &p.line))
@@ -130,7 +140,7 @@ mod tests {
     use super::*;
     use crate::lnd::Payload;
     use crate::lnet::TxDone;
-    use crate::wire::{LnetBody, LnetHdr, Nid, WireHandle};
+    use crate::wire::{LnetBody, LnetHdr, WireHandle};
 
     fn msg(n: u32, forwarded: bool, answer: bool) -> Msg {
         let body = LnetBody::Reply { handle: WireHandle::NONE };

@@ -64,6 +64,8 @@ pub(crate) enum Body {
     Recover(Nid),
     /// To all: an own NI's port has a link, or has none.
     Link(NiId, bool),
+    /// A NID takes nothing, and others wait: messages for it are dropped.
+    Stuck(Nid),
     /// To the home of a peer's NID: our info is to be pushed there, since the NID that it was pushed to is out of reach; with the
     /// peer's features.
     Tell(Hop, u32),
