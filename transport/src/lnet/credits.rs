@@ -362,7 +362,7 @@ impl Lnet {
         }
     }
 
-    fn end_one_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+    pub(super) fn end_one_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
         let Some(entry) = self.peers.get(peer).map(|p| p.entry) else { return };
         cx.counters.err_queue_timeout += 1;
         self.end_waiting(cx, lnd, peer, tx, Err(LnetError::TimedOut));

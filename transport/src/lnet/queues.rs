@@ -99,8 +99,8 @@ impl Queues {
     }
 
     /// Takes messages of other nodes for this NID.
-    pub(super) fn take_for(&mut self, nid: Nid) -> Vec<Msg> {
-        let Some(p) = &mut self.passed_on else { return Vec::new() };
+    pub(super) fn take_for(&mut self, nid: Nid) -> VecDeque<Msg> {
+        let Some(p) = &mut self.passed_on else { return VecDeque::new() };
         let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
         let (taken, left) = std::mem::take(&mut p.line).into_iter().partition(is_for);
         p.line = left;
