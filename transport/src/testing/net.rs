@@ -286,6 +286,11 @@ impl Net {
         self.silent_at.push(ip);
     }
 
+    /// They arrive again.
+    pub fn unmute(&mut self, ip: IpAddr) {
+        self.silent_at.retain(|other| *other != ip);
+    }
+
     /// Gives a node an order about routing, or just looks.
     pub fn routing(&mut self, node: usize, ask: Option<RoutingAsk>) -> RoutingView {
         let view = self.nodes[node].machine.routing(self.now, ask);
