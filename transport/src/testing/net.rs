@@ -281,6 +281,11 @@ impl Net {
         self.drain(node);
     }
 
+    /// SYNs to that address are lost.
+    pub fn mute(&mut self, ip: IpAddr) {
+        self.silent_at.push(ip);
+    }
+
     /// Gives a node an order about routing, or just looks.
     pub fn routing(&mut self, node: usize, ask: Option<RoutingAsk>) -> RoutingView {
         let view = self.nodes[node].machine.routing(self.now, ask);

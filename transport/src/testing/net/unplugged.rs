@@ -25,16 +25,6 @@ impl Net {
         self.unplugged.remove(&ip);
     }
 
-    /// SYNs to that address are lost.
-    pub fn mute(&mut self, ip: IpAddr) {
-        self.silent_at.push(ip);
-    }
-
-    /// They arrive again.
-    pub fn unmute(&mut self, ip: IpAddr) {
-        self.silent_at.retain(|other| *other != ip);
-    }
-
     /// The port of a node that has the address has a link, or has none: its driver says so.
     pub fn link_state(&mut self, node: usize, ip: IpAddr, up: bool) {
         self.nodes[node].machine.link(self.now, ip, up);
