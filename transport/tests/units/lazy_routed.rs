@@ -106,6 +106,7 @@ impl World {
     fn once(&mut self, portal: u32, bits: u64) {
         let md = MdSpec { threshold: Some(1), ..MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20))) };
         self.net.op(0, Spot(portal, bits).attach(1, md));
+        self.net.run(SEC / 1000);
     }
 }
 
@@ -233,11 +234,11 @@ fn one_of_the_peer_itself_waits_as_long_as_its_connection() {
 fn an_entry_that_comes_with_the_end_of_the_wait_is_as_good_as_new() {
     for (shards, portal, _) in places().filter(|p| p.2 == Version::V3) {
         let mut seen = [false; 2];
-        for us in (0..400).step_by(7) {
+        for us in (0..6000).step_by(97) {
             let mut w = World::new(shards, Version::V3);
             w.lazy(portal);
             w.say(&put(far(9), portal, 8, 100));
-            w.net.run(WAIT - 100_000 + us * 1000);
+            w.net.run(WAIT - SEC / 1000 + us * 1000);
             w.net.op(0, Spot(portal, 8).attach(1, MdSpec::new(MdMem::Sink(Sink::Lend(1 << 20)))));
             w.net.run(SEC / 100);
             let (served, dropped) = (w.delivered().len() as u64, w.count("lazy_overdue"));
@@ -264,7 +265,7 @@ fn its_time_runs_on_over_moves_of_its_home() {
             let home = w.net.home(0, raw::peer_ip());
             assert!(w.net.move_home(home, bucket, ShardId((home as u16 + 1) % shards)));
         }
-        w.net.run(WAIT / 5 * 2 + SEC / 1000);
+        w.net.run(WAIT / 5 * 2 + SEC / 100);
         assert_eq!((w.held(), w.count("lazy_overdue"), w.count("drop_no_match")), (0, 1, 1));
         // And so does the time in which none waits.
         let home = w.net.home(0, raw::peer_ip());

@@ -156,11 +156,12 @@ fn another_gateway_is_taken_instead() {
         let passed: u64 = w.passed().iter().zip(before).map(|(n, before)| n - before).sum();
         // By C at once, by turns, or by each other first.
         let hops = match turn {
-            "1 0" => told,
-            "1 9" => 2 * told,
-            _ => told + told / 2,
+            "1 0" => 1..=1,
+            "1 9" => 2..=2,
+            _ => 1..=2,
         };
-        assert_eq!((w.loops(), passed), ([0, 0], hops as u64), "{turn}");
+        assert!((hops.start() * told..=hops.end() * told).contains(&(passed as usize)), "{turn}: {passed}");
+        assert_eq!(w.loops(), [0, 0], "{turn}");
         w.at_rest();
     }
 }
