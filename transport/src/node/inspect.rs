@@ -555,9 +555,11 @@ impl Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::ShardId;
+    use crate::stream::{ConnId, ShardId};
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tcpstack::{ConnStats, Phase};
 
     fn inspection() -> Inspection {
         Inspection::new(2, Clock::monotonic())
