@@ -95,6 +95,7 @@ pub mod isn;
 pub mod limit;
 mod link;
 mod listen;
+mod memory;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod nd;
 pub mod neighbour;

@@ -10,6 +10,7 @@ use dataplane::mem::MemConfig;
 use dataplane::pkt::Port;
 use tcpstack::opts::Ts;
 use tcpstack::seq::Seq;
+use tcpstack::table::Key;
 use tcpstack::wire::{ACK, Fields};
 use tcpstack::{FlowId, Listen, StackConfig};
 
@@ -200,7 +201,7 @@ fn the_budget_bounds_what_all_connections_hold() {
 /// A peer that sends one byte in each segment, in order or with gaps, and never more than it was offered.
 fn tiny(cfg: StackConfig, peers: u16, gap: u64) {
     let mut b = bench(cfg, &mem(9000, 512));
-    let good = b.accept(900, 100);
+    let good = b.accept_of(Key::new(ip(3).into(), 900, ip(1).into(), 988), 100);
     let mut bad: Vec<_> = (1..=peers).map(|i| b.accept(i, 100)).collect();
     for round in 0..5000u64 {
         for p in &mut bad {
