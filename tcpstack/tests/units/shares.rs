@@ -196,3 +196,37 @@ fn a_budget_is_shared_like_the_pool() {
     let mut good = join(&mut b, host(false, 3), 1);
     assert!(bulk(&mut b, &mut good, 20) >= 10);
 }
+
+/// A host has more than its share, and one of its connections waits for a segment: what is behind that makes room for it.
+#[test]
+fn what_fills_a_gap_takes_the_place_of_what_is_behind_it() {
+    let mut b = bench(config(1));
+    let from = host(false, 2);
+    let gap = join(&mut b, from, 1000);
+    let data: Vec<u8> = (0..50 * MSS).map(|i| (i / 7) as u8).collect();
+    let part = |i: usize| &data[i * MSS..][..MSS];
+    let send = |b: &mut Bench, i: usize| {
+        let f = Fields { seq: gap.seq.plus((i * MSS) as u64), ack: gap.ack, flags: ACK, win: 1000 };
+        b.send(&segment(&gap.key, &f, &[], part(i)));
+    };
+    (1..50).for_each(|i| send(&mut b, i));
+    b.frames();
+    let behind = |b: &Bench| b.s.connection(gap.flow).unwrap().out_of_order_bytes.unwrap();
+    assert!(behind(&b) > 0);
+    let mut all: Vec<_> = (1..=700).map(|n| join(&mut b, from, n)).collect();
+    for p in &mut all {
+        burst(&mut b, p, 1);
+    }
+    b.frames();
+    let (before, lost) = (used(&b), b.s.counters().rx_overflow);
+    assert!(before >= (BUFS - RESERVE) * 2 / 3 && lost > 50, "{before} in use, {lost} lost");
+    send(&mut b, 0);
+    assert_eq!((behind(&b), b.s.counters().rx_overflow), (0, lost));
+    assert!(used(&b) < before);
+    let mut got = b.read(gap.flow);
+    for i in 1..50 {
+        send(&mut b, i);
+        got.extend(b.read(gap.flow));
+    }
+    assert!(got == data, "{} of {} bytes", got.len(), data.len());
+}

@@ -170,8 +170,7 @@ fn bulk_of_others_goes_on_while_many_connections_of_one_host_are_not_read() {
         let p = &w.peers[*i];
         w.wire.send(&p.key, RST, p.first.plus(p.acked as u64), Seq(0), b"");
     }
-    let gone = w.peers.split_off(all[0]);
+    w.peers.truncate(all[0]);
     (0..20).for_each(|_| w.turn());
-    drop(gone);
     assert_eq!((w.used(), w.node.machine.held().stalled), (0, 0));
 }
