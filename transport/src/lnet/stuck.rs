@@ -105,7 +105,8 @@ impl Lnet {
         cx.counters.forward_stuck += 1;
         self.stuck.strike(nid, cx.now);
         let gateways: Vec<Nid> = self.routes.up_to(nid.net()).collect();
-        let of = |k: &Key| self.peers.get(*k).is_some_and(|p| p.id.nid == nid || gateways.contains(&p.id.nid));
+        let of =
+            |k: &Key| self.peers.get(*k).is_some_and(|p| p.id.nid == nid || gateways.contains(&p.id.nid));
         for peer in self.peers.keys().filter(of).collect::<Vec<_>>() {
             let Some(p) = self.peers.get_mut(peer) else { continue };
             let (ni, entry, itself) = (p.ni, p.entry, p.id.nid == nid);

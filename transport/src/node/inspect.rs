@@ -475,8 +475,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use tcpstack::{ConnStats, Phase};
 
-    use tcpstack::{ConnStats, Phase};
-
     fn inspection() -> Inspection {
         Inspection::new(2, Clock::monotonic())
     }

@@ -9,7 +9,7 @@ use transport::testing::net::SEC;
 use transport::wire::{AcceptorReq, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ping};
 
 use crate::raw;
-use crate::routing::{R, World, a, b, config, header, nid, put, small};
+use crate::routing::{R, World, a, b, header, nid, put, small};
 
 /// A next hop on tcp1 that is driven by hand.
 struct Hop {
@@ -111,7 +111,7 @@ fn free(w: &mut World) -> i64 {
 fn who_takes_no_bulk_is_answered() {
     for shards in [1, 2] {
         for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
-            let mut w = world(&config(), shards);
+            let mut w = world(&small([0, 0, 200], 64), shards);
             let hop = Hop::connects(&mut w, 66, version);
             w.net.raw_acks = false;
             say(&mut w, hop.nid, 0..20);
@@ -158,7 +158,7 @@ fn who_takes_no_bulk_is_answered_where_the_ni_has_no_credit_left() {
 /// Own messages and those of others that wait for credits leave in turn: neither keeps the other for ever.
 #[test]
 fn own_messages_and_others_have_turns() {
-    let mut w = world(&Config { peer_credits: 1, tx_window: 1, ..config() }, 1);
+    let mut w = world(&Config { peer_credits: 1, tx_window: 1, ..small([0, 0, 200], 64) }, 1);
     let hop = Hop::connects(&mut w, 66, Version::V3);
     w.net.raw_acks = false;
     say(&mut w, hop.nid, 0..6);
@@ -288,4 +288,38 @@ fn who_reads_in_drops_loses_its_set() {
     }
     w.run(11 * SEC);
     assert_eq!((free(&mut w), w.count().sets_closed, w.count().drop_next_hop), (200, 1, 3));
+}
+
+/// A source whose router buffers all have messages for a node that takes nothing goes on with what it has for others within some
+/// seconds. That node has one message at a time then, and is as good as others once it takes one.
+#[test]
+fn a_source_does_not_wait_for_a_node_that_takes_nothing() {
+    for shards in [1, 2] {
+        let mut w = world(&small([0, 0, 200], 8), shards);
+        let hop = Hop::connects(&mut w, 66, Version::V3);
+        let ip = hop.nid.ip().unwrap();
+        w.say(a(2), b(3), put(99), bytes(20_000, 99));
+        w.run(SEC);
+        assert_eq!(w.heard().len(), 1);
+        let passes = |w: &mut World, n: u64| {
+            w.say(a(2), b(3), put(n), bytes(20_000, n));
+            let begin = w.net.now;
+            while w.heard().is_empty() {
+                assert!(w.net.now < begin + 60 * SEC, "{shards}: {n} does not come");
+                w.run(SEC / 10);
+            }
+            w.net.now - begin
+        };
+        w.net.unplug(ip, Cut::Silence);
+        say(&mut w, hop.nid, 0..9);
+        let took = passes(&mut w, 100);
+        assert!((SEC..4 * SEC).contains(&took), "{shards}: {took}");
+        let c = w.count();
+        assert_eq!((c.drop_next_hop + c.drop_stuck, free(&mut w)), (9, 200), "{shards}");
+        assert!(c.forward_stuck > 0);
+        // Nobody waits for it again: one is on its way, and the others are dropped.
+        say(&mut w, hop.nid, 9..18);
+        assert!(passes(&mut w, 101) < SEC, "{shards}");
+        assert_eq!((w.count().drop_stuck - c.drop_stuck, free(&mut w)), (8, 199), "{shards}");
+    }
 }
