@@ -212,7 +212,7 @@ pub(crate) struct NodeArgs {
     pub(crate) peer_nids: Vec<PeerByHand>,
     /// A fault rule that it begins with: drop or delay, and the options of `pollnd fault drop add` as NAME=VALUE, such as
     /// "drop source=*@tcp dest=*@tcp rate=10 message=PUT,GET". May be given several times.
-    #[arg(long, value_name = "RULE", requires = "nid", value_parser = crate::rules::typed)]
+    #[arg(long, value_name = "RULE", requires = "nid", value_parser = crate::fault_rules::typed)]
     pub(crate) fault: Vec<FaultRule>,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]

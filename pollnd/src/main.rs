@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+mod fault_rules;
 mod file;
 mod iface;
 mod inspect;
@@ -36,7 +37,6 @@ mod pages;
 #[cfg(feature = "dpdk")]
 mod pairs;
 mod ping;
-mod rules;
 mod running;
 mod selftest;
 mod service;

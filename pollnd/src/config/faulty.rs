@@ -12,7 +12,7 @@ use transport::lnet::faults::{FaultRule, RULES_MAX};
 
 use super::hands::{list, mapping, text};
 use super::yaml::{Fault, Kind, Node, Place, quoted};
-use crate::rules::{self, KEYS, KINDS, RuleText};
+use crate::fault_rules::{self as rules, KEYS, KINDS, RuleText};
 
 fn one(delay: bool, node: &Node, faults: &mut Vec<Fault>) -> Option<FaultRule> {
     let before = faults.len();
@@ -96,7 +96,7 @@ pub(super) fn section(rules: &[(FaultRule, Place)]) -> String {
 mod tests {
     use crate::config::reader;
     use crate::config::write::Style;
-    use crate::rules;
+    use crate::fault_rules as rules;
 
     #[test]
     fn rules_are_read_and_written_again() {

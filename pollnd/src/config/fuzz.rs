@@ -103,7 +103,7 @@ fn values(m: &Model) -> Vec<String> {
     );
     all.extend(m.routes.iter().map(|(r, _)| r.to_string()));
     all.extend(m.peers.iter().map(|(p, _)| p.to_string()));
-    all.extend(m.faults.iter().map(|(r, _)| crate::rules::words(r)));
+    all.extend(m.faults.iter().map(|(r, _)| crate::fault_rules::words(r)));
     all.sort();
     all
 }

@@ -14,7 +14,7 @@ use super::reader;
 use super::yaml::{Fault, Place};
 use crate::args::tuned::{Filed, Tuned};
 use crate::args::{self, Cli, Command, NodeArgs, ServeArgs, Told};
-use crate::{file, iface, networks, rules, settings};
+use crate::{fault_rules, file, iface, networks, settings};
 
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
@@ -274,7 +274,7 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>, running: Option<&Ru
                 let all = file.model.faults.iter();
                 words
                     .options
-                    .extend(all.map(|(r, _)| OsString::from(format!("--fault={}", rules::words(r)))));
+                    .extend(all.map(|(r, _)| OsString::from(format!("--fault={}", fault_rules::words(r)))));
             }
         }
     }

@@ -21,7 +21,7 @@ use super::reader::CREDITS;
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
-use crate::{iface, logging, networks, rules, settings};
+use crate::{fault_rules, iface, logging, networks, settings};
 
 /// A running node's configuration.
 pub(crate) struct Live {
@@ -390,14 +390,15 @@ fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
 /// come again.
 fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
     let of = |rules: &[FaultRule]| {
-        let (late, early): (Vec<FaultRule>, Vec<FaultRule>) = rules.iter().copied().partition(rules::delays);
+        let (late, early): (Vec<FaultRule>, Vec<FaultRule>) =
+            rules.iter().copied().partition(fault_rules::delays);
         [early, late]
     };
     let (mut gone, mut new) = (Vec::new(), Vec::new());
     for (now, then) in of(now).iter().zip(&of(then)) {
         let same = now.iter().zip(then).take_while(|(a, b)| a == b).count();
         let step = |told: &str, r: &FaultRule, to: FaultAsk, back: FaultAsk| Step {
-            told: format!("fault: {} is {told}", rules::words(r)),
+            told: format!("fault: {} is {told}", fault_rules::words(r)),
             name: "fault",
             to: Order::Fault(to),
             back: Order::Fault(back),
@@ -494,7 +495,7 @@ mod tests {
     #[test]
     fn fault_rules_come_in_the_order_of_the_file() {
         let all = |words: &[&str]| -> Vec<FaultRule> {
-            let typed = |w: &&str| rules::typed(&w.replace("BETWEEN", "source=* dest=*")).unwrap();
+            let typed = |w: &&str| fault_rules::typed(&w.replace("BETWEEN", "source=* dest=*")).unwrap();
             words.iter().map(typed).collect()
         };
         let (a, b, c) = ("drop BETWEEN rate=1", "drop BETWEEN rate=2", "drop BETWEEN rate=3");

@@ -12,8 +12,8 @@ use super::Request;
 use super::client::Client;
 use super::shared::say;
 use crate::args::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
+use crate::fault_rules::{Failed, RuleText, pattern, rule};
 use crate::out;
-use crate::rules::{Failed, RuleText, pattern, rule};
 
 /// Orders about rules.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -9,12 +9,12 @@ use super::refusal::{Refusal, text};
 use crate::config::merge;
 use crate::config::model::Ni;
 use crate::config::reload::Outcome;
+use crate::fault_rules::{self, RuleText};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
 use crate::inspect::faults::Order;
 use crate::inspect::ni_orders::NetOrder;
 use crate::out;
-use crate::rules::{self, RuleText};
 
 fn refused(errno: i32, descr: &str) -> Refusal {
     Refusal::netlink("add", "import", errno, descr)
@@ -63,10 +63,10 @@ pub(super) fn del(file: &Path, mut node: Asked) -> Result<(), Refusal> {
     }
     for (rule, _) in &model.faults {
         let order = Order::Remove(RuleText::of(rule));
-        let gone = node.0.one(&Request::Fault { delay: rules::delays(rule), order })?;
+        let gone = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
         if gone["end"] == 0 {
             last = libc::ENOENT;
-            left.push(format!("there is no fault rule {}", rules::words(rule)));
+            left.push(format!("there is no fault rule {}", fault_rules::words(rule)));
         }
     }
     if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }

@@ -8,6 +8,7 @@ pub(crate) mod layout;
 mod lnetctl_tests;
 mod looking;
 mod nets;
+mod ni_values;
 mod refusal;
 pub(crate) mod routed;
 mod routing;
@@ -15,7 +16,6 @@ mod rules;
 mod setting;
 pub(crate) mod shown;
 mod tables;
-mod values;
 
 use std::process::ExitCode;
 
@@ -73,7 +73,7 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Peer(CtlPeer::Add { peer, non_mr, .. }) => by_hand::add(peer, !non_mr, node),
         CtlVerb::Peer(CtlPeer::Del { peer, .. }) => by_hand::del(peer, node),
         CtlVerb::Peer(CtlPeer::Set { nid, all, health, state }) => {
-            values::peers((nid.as_deref(), *all), *health, state.as_deref(), node)
+            ni_values::peers((nid.as_deref(), *all), *health, state.as_deref(), node)
         }
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
         CtlVerb::Route(verb) => routing::main(verb, node),

@@ -1,8 +1,8 @@
 //! `net add`, `net del`: NIs that a running node gets and loses.
 
 use super::Asked;
+use super::ni_values::{self, Which, given};
 use super::refusal::{Refusal, status};
-use super::values::{self, Which, given};
 use crate::args::{CtlNet, NetArg};
 use crate::config::model::network;
 use crate::inspect::account::Ask;
@@ -70,7 +70,7 @@ pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal
         CtlNet::Set { nid, all, net, health, conns_per_peer, lnd_timeout } => {
             let shared = [("conns_per_peer", conns_per_peer), ("timeout", lnd_timeout)];
             let which = Which { nid: nid.as_deref(), all: *all, net: net.as_deref() };
-            values::nets(&which, *health, &shared, node)
+            ni_values::nets(&which, *health, &shared, node)
         }
         CtlNet::Show { net, detail } => super::tables::nets(node()?, net.as_deref(), detail),
     }
