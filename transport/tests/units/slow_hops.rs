@@ -5,7 +5,7 @@ use transport::lnd::Config;
 use transport::lnet::Op;
 use transport::testing::capture::Msg;
 use transport::testing::data::bytes;
-use transport::testing::net::SEC;
+use transport::testing::net::{Cut, SEC};
 use transport::wire::{AcceptorReq, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ping};
 
 use crate::raw;
