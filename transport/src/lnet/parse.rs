@@ -411,7 +411,7 @@ impl Lnet {
         if msg.hdr.src_nid == msg.sender {
             return lnd.hold(self, cx, msg.key, Hold::Lazy);
         }
-        if self.peers.get(msg.peer).is_none_or(|p| cx.now >= p.may_wait) {
+        if self.peers.get(msg.peer).is_none_or(|p| cx.now >= p.figures.may_wait) {
             return lnd.hold(self, cx, msg.key, Hold::LazyFor(LAZY_ROUTED));
         }
         self.is_overdue(cx, lnd, msg);
@@ -420,7 +420,7 @@ impl Lnet {
     /// A PUT has waited as long as it may. So none that its gateway brings waits for a while.
     pub(super) fn waited_enough<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         if let Some(p) = self.peers.get_mut(msg.peer) {
-            p.may_wait = cx.now + LAZY_REST;
+            p.figures.may_wait = cx.now + LAZY_REST;
         }
         self.is_overdue(cx, lnd, msg);
     }

@@ -32,11 +32,9 @@ pub(crate) struct Peer {
     /// Only of one that has sent messages for others.
     pub(super) guest: Option<Box<Guest>>,
     pub(super) figures: Box<Figures>,
-    /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
-    pub(super) may_wait: u64,
 }
 
-/// Figures of a peer, for those who look in.
+/// Figures of a peer, for those who look in, and what is as seldom needed.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     /// Messages received from it that were dropped.
@@ -46,6 +44,8 @@ pub(super) struct Figures {
     pub(super) most: u32,
     /// The same of router buffers.
     pub(super) most_buffers: u32,
+    /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
+    pub(super) may_wait: u64,
 }
 
 impl Peer {
@@ -62,7 +62,6 @@ impl Peer {
             discovery: discovery::Peer::NEW,
             guest: None,
             figures: Box::default(),
-            may_wait: 0,
         }
     }
 

@@ -146,8 +146,15 @@ fn a_server_is_told_of_when_its_entries_are_attached() {
                 Ask { tag, peer, from: None, service: Service::Test, request: server, bulk, timeout_ns: SEC };
             g.rpcs.start(g.net.now, ask, &mut ops);
         }
-        ops.drain(..).for_each(|(app, op)| g.net.input(0, Input::Cmd(app, op)));
-        g.net.run(SEC / 10);
+        // The console's node alone goes on.
+        for _ in 0..10 {
+            for (_, app, ev) in std::mem::take(&mut g.net.nodes[0].events) {
+                assert_eq!(app, CONSOLE);
+                g.done.extend(g.rpcs.event(g.net.now, ev, &mut ops));
+            }
+            ops.drain(..).for_each(|(app, op)| g.net.input(0, Input::Cmd(app, op)));
+            g.net.run(SEC / 100);
+        }
         let now = g.net.now;
         let requests = std::mem::take(&mut g.net.nodes[1].events);
         assert!(matches!(&requests[..], [(_, _, Event::Put(_)), (_, _, Event::Put(_))]), "{requests:?}");
@@ -446,68 +453,33 @@ fn more_units_than_a_member_has() {
     );
 }
 
-/// selftest.md §1: requests to test services wait, with their connection, for the first server's test, of whichever session.
+/// selftest.md §1: requests to test services are dropped before the first server's test, of whichever session, and keep nothing on
+/// their connection waiting, as they do at kernels.
 #[test]
-fn requests_wait_until_a_servers_test_is_there() {
-    let mut g = Group::new(2);
+fn requests_before_a_servers_test_are_dropped_at_once() {
+    let mut g = Group::new(1);
+    let ping = Message::new(1, Body::Ping { rpyid: 0, magic: srpc::PING_MAGIC, seq: 4, secs: 0, nanos: 0 });
     let mut ops = Ops::new();
-    let ping = Body::Ping { rpyid: 0, magic: srpc::PING_MAGIC, seq: 4, secs: 0, nanos: 0 };
-    let (peer, request) = (id(2), Message::new(1, ping));
-    let bulk = Bulk::None;
-    let ask = Ask { tag: 9, peer, from: None, service: Service::Ping, request, bulk, timeout_ns: 30 * SEC };
+    let (peer, service, bulk) = (id(2), Service::Ping, Bulk::None);
+    let ask = Ask { tag: 9, peer, from: None, service, request: ping, bulk, timeout_ns: 30 * SEC };
     g.rpcs.start(g.net.now, ask, &mut ops);
     ops.drain(..).for_each(|(app, op)| g.net.input(0, Input::Cmd(app, op)));
-    g.run(5 * SEC);
-    assert!(g.done.is_empty());
-    assert_eq!(g.members[1].counters().rpcs_rcvd, 0);
-    // Nobody else waits for it: 10.0.0.3 makes 10.0.0.2 a member, and a server.
-    let mut other = Rpcs::new(CONSOLE, 1 << 50);
-    for (n, body) in
-        [make(SID, 0), Body::Test(TestReq { is_client: false, ..ping_test(1, 1) })].into_iter().enumerate()
-    {
-        let (service, _) = body.kind();
-        let request = Message::new(1, body);
-        let ask = Ask {
-            tag: n as u64,
-            peer: id(2),
-            from: None,
-            service,
-            request,
-            bulk: Bulk::None,
-            timeout_ns: 9 * SEC,
-        };
-        other.start(g.net.now, ask, &mut ops);
-        let mut done = None;
-        while done.is_none() {
-            ops.drain(..).for_each(|(app, op)| g.net.input(2, Input::Cmd(app, op)));
-            let events = &mut g.net.nodes[2].events;
-            let (now, own) = (g.net.now, events.iter().position(|(_, app, _)| *app == CONSOLE));
-            if let Some(i) = own {
-                let (_, _, ev) = events.remove(i);
-                done = other.event(now, ev, &mut ops);
-                continue;
-            }
-            if !g.net.step_before(g.net.now + SEC) {
-                break;
-            }
-            settle_node(&mut g, 1);
-        }
-        assert_eq!(done.and_then(|d| d.outcome.ok()).and_then(|m| m.body.status()), Some(0), "{body:?}");
-    }
-    g.run(SEC);
-    let done = g.done.pop().expect("it is served now");
-    assert_eq!(done.outcome.unwrap().body, Body::PingReply { status: 0, magic: srpc::PING_MAGIC, seq: 4 });
+    g.run(SEC / 10);
+    let dropped = |g: &Group| g.net.nodes[1].machine.counters().drop_no_match;
+    assert_eq!((dropped(&g), g.members[1].counters().rpcs_rcvd, g.done.len()), (1, 0, 0));
+    let began = g.net.now;
+    g.begin(2);
+    assert_eq!(g.status(2, Body::Test(TestReq { is_client: false, ..ping_test(1, 1) })), 0);
+    let served = g.ask_with(2, ping, Bulk::None).outcome.unwrap().body;
+    assert_eq!(served, Body::PingReply { status: 0, magic: srpc::PING_MAGIC, seq: 4 });
+    assert!(g.net.now < began + SEC, "nothing waited");
+    assert_eq!(g.status(2, remove(SID)), 0);
+    // They are served from then on, in no session, too.
+    g.ask_with(2, ping, Bulk::None).outcome.unwrap();
+    g.run(30 * SEC);
+    assert!(matches!(&g.done[..], [d] if d.tag == 9 && d.outcome == Err(RpcError::TimedOut)), "{:?}", g.done);
+    assert_eq!(dropped(&g), 1);
     g.assert_quiet();
-}
-
-/// One node's member alone.
-fn settle_node(g: &mut Group, node: usize) {
-    let (now, mut ops) = (g.net.now, Ops::new());
-    for (_, app, ev) in std::mem::take(&mut g.net.nodes[node].events) {
-        g.members[node].event(now, app, ev, &mut ops);
-    }
-    g.members[node].turn(now, &mut ops);
-    ops.drain(..).for_each(|(app, op)| g.net.input(node, Input::Cmd(app, op)));
 }
 
 /// A message that is no request is dropped and counted, and the connection goes on.
