@@ -4,6 +4,7 @@
 //! line of both, in which what the user typed wins. So there is one set of settings, with one set of checks. A running node
 //! ([`reload`]) compares what it was told with what it is told now, and takes all of it or nothing.
 
+pub(crate) mod checked;
 pub(crate) mod command;
 mod credits;
 mod elsewhere;

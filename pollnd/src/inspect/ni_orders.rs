@@ -12,10 +12,10 @@ use super::failure::Failure;
 use super::ni_facts::{interface, seconds, tunable, tuned};
 use super::shared::Shared;
 use crate::args::NodeArgs;
+use crate::config::checked::cpt_list;
 use crate::config::keys::Part;
 use crate::config::model::network;
 use crate::config::own_nis::Wanted;
-use crate::config::reader::cpt_list;
 use crate::{iface, networks};
 
 /// NIs, as lnetctl's options name them.

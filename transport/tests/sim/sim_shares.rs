@@ -8,7 +8,7 @@ use tcpstack::seq::Seq;
 use tcpstack::table::Key;
 use tcpstack::wire::{ACK, RST, SYN, Seg};
 use transport::node::lcore::LcoreStreams;
-use transport::node::{Inspect, NoApp, Shard};
+use transport::node::{NoApp, Shard};
 use transport::wire::Nid;
 
 use crate::nodes::{Now, beginning, builder, stack};
