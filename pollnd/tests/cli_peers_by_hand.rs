@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod proc;
 
-use proc::{Place, Proc, eventually, nid, own_ip};
+use proc::{Place, Proc, eventually, nid, own_ip, pollnd};
 use rustix::process::Signal;
 
 const PORT: [&str; 2] = ["--accept-port", "10991"];
@@ -114,9 +114,16 @@ fn files_have_peers() {
     at.file(&net);
     at.ctl(&node, &["import", path]).good();
     assert_eq!(at.peers(&node), [""; 0]);
+    // A habit of lnetctl's users: the file is standard input.
     at.file(&kept);
-    at.ctl(&node, &["import", path]).good();
-    assert_eq!(at.peers(&node), [shown_two, shown_four].concat());
+    for file in [&["import"][..], &["import", "-"]] {
+        at.ctl(&node, &["peer", "del", "--prim_nid", "10.0.0.4@tcp"]);
+        let pid = node.id().to_string();
+        let mut c = pollnd(&[&["lnetctl", "--node", &pid], file].concat());
+        c.env("XDG_RUNTIME_DIR", at.0.path()).stdin(std::fs::File::open(path).unwrap());
+        Proc::reading(c).end().good();
+        assert_eq!(at.peers(&node), [shown_two.clone(), shown_four.clone()].concat());
+    }
 
     // All that a file names goes, and a name that is not there stops nothing.
     let gateway = nid(own_ip());

@@ -91,8 +91,8 @@ pub(crate) enum CtlVerb {
         /// Deletes the routes, peers and NIs that it names, in place of that.
         #[arg(long)]
         del: bool,
-        /// The file.
-        file: PathBuf,
+        /// The file; standard input if it is left out, or `-`.
+        file: Option<PathBuf>,
     },
     /// Looks into the node.
     #[command(subcommand)]

@@ -62,6 +62,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// A node that has asked itself who it is exports itself among its peers, too.
+    pub(super) fn forget_oneself(&mut self) {
+        let own: Vec<Nid> = self.nis.iter().filter_map(|n| n.nid).collect();
+        self.peers.retain(|(p, _)| !p.nids.iter().all(|n| own.contains(n)));
+    }
+
     /// The value of the key `name` of `part`, if it is said.
     pub(crate) fn said(&self, part: Part, name: &str) -> Option<&Said> {
         self.said.iter().find(|s| s.key.part == part && s.key.name == name)

@@ -400,6 +400,7 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
     let (faults, model) = (Vec::new(), Model::default());
     let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None, silent: Vec::new() };
     r.root(&root);
+    r.model.forget_oneself();
     r.model.settle_credits(&r.silent);
     r.together();
     r.faults.sort();
@@ -611,5 +612,16 @@ mod tests {
             .replace("\n#     ", "\n    ");
         let m = read(&all).unwrap();
         assert!(m.on_port() && m.said(Part::Dpdk, "gateway").is_some(), "{m:?}");
+    }
+
+    #[test]
+    fn a_node_is_no_peer_of_its_own() {
+        let nis = "net:\n- net type: tcp\n  local NI(s):\n  - nid: 10.0.0.1@tcp\n";
+        let peers = |primary: &str| {
+            read(&format!("{nis}peer:\n- primary nid: {primary}\n  peer ni:\n  - nid: {primary}\n"))
+                .unwrap()
+                .peers
+        };
+        assert_eq!((peers("10.0.0.1@tcp").len(), peers("10.0.0.2@tcp").len()), (0, 1));
     }
 }

@@ -1,5 +1,8 @@
 //! `import`: a running node takes a configuration file, as with `pollnd config apply`, but keeps its NIs; or loses what one names.
 
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use transport::lnd::{PeerByHand, Route};
@@ -20,22 +23,56 @@ fn refused(errno: i32, descr: &str) -> Refusal {
     Refusal::netlink("add", "import", errno, descr)
 }
 
-/// The file's path; a file that cannot be read is told of as lnetctl does.
-fn path(file: &Path) -> Result<PathBuf, Refusal> {
-    let path = std::path::absolute(file).map_err(|e| e.to_string())?;
-    if let Err(e) = std::fs::metadata(&path) {
-        let errno = e.raw_os_error().unwrap_or(libc::EIO);
-        let descr = format!("cannot open '{}': {}", file.display(), text(errno));
-        let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
-        return Err(missing.with_status(super::refusal::status(errno)));
+/// Longest text that is taken from standard input, in bytes: more than a file may have, which then says so.
+const TEXT_MAX: u64 = 2 << 20;
+
+/// The file to import.
+pub(super) struct Source {
+    path: PathBuf,
+    /// It has what standard input said, and goes with this.
+    own: bool,
+}
+
+impl Source {
+    /// A file that cannot be read is told of as lnetctl does.
+    pub(super) fn of(file: Option<&Path>) -> Result<Source, Refusal> {
+        let Some(file) = file.filter(|f| *f != Path::new("-")) else {
+            return Source::of_input().map_err(|e| format!("standard input cannot be imported: {e}").into());
+        };
+        let path = std::path::absolute(file).map_err(|e| e.to_string())?;
+        if let Err(e) = std::fs::metadata(&path) {
+            let errno = e.raw_os_error().unwrap_or(libc::EIO);
+            let descr = format!("cannot open '{}': {}", file.display(), text(errno));
+            let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
+            return Err(missing.with_status(super::refusal::status(errno)));
+        }
+        Ok(Source { path, own: false })
     }
-    Ok(path)
+
+    /// The node opens files by itself.
+    fn of_input() -> io::Result<Source> {
+        let mut all = Vec::new();
+        io::stdin().lock().take(TEXT_MAX).read_to_end(&mut all)?;
+        let path = std::env::temp_dir().join(format!("pollnd-import-{}.yaml", std::process::id()));
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let s = Source { path, own: made.is_ok() };
+        made?.write_all(&all)?;
+        Ok(s)
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if self.own {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Deletes what the file names. What is not there is told of at the end, and all else is gone then: lnetctl goes on likewise.
-pub(super) fn del(file: &Path, mut node: Asked) -> Result<(), Refusal> {
+pub(super) fn del(file: &Source, mut node: Asked) -> Result<(), Refusal> {
     let told = |e: String| Refusal::netlink("del", "import", libc::EINVAL, e.trim_end().replace('\n', "; "));
-    let model = merge::load(&path(file)?).map_err(told)?.model;
+    let model = merge::load(&file.path).map_err(told)?.model;
     let route = |r: &Route| Ask::DelRoute { net: r.net.to_string(), gateway: r.gateway.to_string() };
     let peer = |p: &PeerByHand| Some(Ask::DelPeer { primary: p.primary()?.to_string(), nids: Vec::new() });
     let ni = |n: &Ni| {
@@ -72,9 +109,8 @@ pub(super) fn del(file: &Path, mut node: Asked) -> Result<(), Refusal> {
     if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }
 }
 
-pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
-    let path = path(file)?;
-    let answer = node.0.one(&Request::Apply { path: Some(path), adds: true })?;
+pub(super) fn import(file: &Source, mut node: Asked) -> Result<(), Refusal> {
+    let answer = node.0.one(&Request::Apply { path: Some(file.path.clone()), adds: true })?;
     Err(match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
             // lnetctl says nothing on standard output.

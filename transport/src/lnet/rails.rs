@@ -6,7 +6,7 @@
 //! while that one is as good as the others: so bulk of lnet_selftest takes the pair of its request. Answers choose nothing.
 //!
 //! A NID of which only another node says that it is its own has no other rails: nobody gets what is for it before its own node
-//! has said so, too.
+//! has said so, too, but a gateway of ours to the NID's network.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -78,7 +78,9 @@ impl Lnet {
     fn gather(&mut self, cx: &Cx, target: Nid) -> bool {
         let Some(nids) = self.aliases.nids(target) else { return false };
         let reached = |n: &Nid| cx.cfg.may_dial(*n) && self.nis.iter().any(|own| own.reaches(*n));
-        let alone = self.aliases.claim_on(target).is_some();
+        // What is for a NID behind a gateway is given to that in any case: it may say that the NID is its own.
+        let leads = |speaker| self.routes.get(target.net(), speaker).is_some();
+        let alone = self.aliases.claim_on(target).is_some_and(|c| !leads(c.speaker));
         let mut set = Set { alone, ..Set::default() };
         for nid in nids.iter().filter(|n| if alone { **n == target } else { reached(n) }) {
             let same = |n: &(Nid, u64)| n.0.same_net(*nid) && n.0.is_large() == nid.is_large();
