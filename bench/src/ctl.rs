@@ -33,6 +33,11 @@ pub enum Traffic {
 /// Time between two messages of [`Traffic::Sparse`], in ns.
 pub const SPARSE: u64 = 5_000_000;
 
+/// Kinds of errors that are told apart.
+const KINDS: usize = 16;
+/// Errors whose kind is not remembered.
+const OTHERS: &str = "other errors";
+
 /// In [`Traffic::Bulk`] one message in so many has its checksum verified, on every runtime alike.
 pub const SAMPLE: u64 = 64;
 
@@ -115,6 +120,8 @@ pub struct Ctl {
     pub rtt: Mutex<Option<Histogram<u64>>>,
     /// First error, in words.
     pub error: Mutex<Option<String>>,
+    /// Errors that operations ended with, and how many with each; the latest kind is the last.
+    losses: Mutex<Vec<(String, u64)>>,
     /// Those that it leads.
     others: Vec<Arc<Ctl>>,
 }
@@ -209,6 +216,24 @@ impl Ctl {
     pub fn first_error(&self) -> Option<String> {
         self.all().find_map(|c| c.error.lock().ok().and_then(|e| e.clone()))
     }
+
+    /// An operation has ended with this error. Its counter is the client's to bump, afterwards: who sees that finds the error.
+    pub fn lose(&self, what: String) {
+        self.fail(what.as_str());
+        let Ok(mut all) = self.losses.lock() else { return };
+        let same = all.iter().position(|l| l.0 == what);
+        let before = same.map_or(0, |i| all.remove(i).1);
+        if all.len() >= KINDS {
+            let sum = all.drain(..).map(|l| l.1).sum();
+            all.push((OTHERS.to_owned(), sum));
+        }
+        all.push((what, before + 1));
+    }
+
+    /// Errors that operations have ended with, and how many with each; the latest kind is the last.
+    pub fn losses(&self) -> Vec<(String, u64)> {
+        self.losses.lock().map(|l| l.clone()).unwrap_or_default()
+    }
 }
 
 /// Adds to a counter that only this thread writes: no atomic read-modify-write on the packet path.
@@ -260,5 +285,19 @@ mod tests {
         assert_eq!(lead.first_error(), None);
         b.fail("of the second");
         assert_eq!(lead.first_error().as_deref(), Some("of the second"));
+    }
+
+    #[test]
+    fn errors_are_counted_by_kind_and_kinds_are_bounded() {
+        let c = Ctl::default();
+        for what in ["a", "b", "a"] {
+            c.lose(what.into());
+        }
+        assert_eq!(c.losses(), [("b".to_owned(), 1), ("a".to_owned(), 2)], "the latest is the last");
+        assert_eq!(c.first_error().as_deref(), Some("a"));
+        (0..1000).for_each(|n| c.lose(n.to_string()));
+        let all = c.losses();
+        assert!(all.len() <= KINDS + 1 && all.last().is_some_and(|l| l.0 == "999"), "{all:?}");
+        assert_eq!(all.iter().map(|l| l.1).sum::<u64>(), 1003);
     }
 }

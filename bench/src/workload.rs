@@ -1,5 +1,6 @@
 //! The applications: a client that PUTs and GETs, and a server that takes in and checks, and serves (`workload/server.rs`).
 
+mod outstanding;
 mod server;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use transport::lnet::{Event, Op};
 use transport::node::{App, Ops, Work};
 use transport::wire::{Nid, ProcessId};
 
+use self::outstanding::Outstanding;
 pub use self::server::{Intake, Server};
 use crate::ctl::{Ctl, Load, SAMPLE, SPARSE, Traffic, bump};
 
@@ -46,6 +48,8 @@ impl Portals {
 pub const MATCH: u64 = 0x706f_6c6c_6e64;
 /// Payload of a small PUT, in bytes.
 pub const SMALL: usize = 64;
+/// Time after an error until the next operation is begun, as long as none ends well, in ns.
+pub const AGAIN: u64 = 100_000_000;
 /// The applications' id.
 pub const APP: AppId = AppId::FIRST;
 
@@ -70,6 +74,8 @@ pub struct ClientConfig {
     pub limit: u64,
     /// New transfers are begun for so long, in ns from the first; those that were begun are ended.
     pub begin_for: Option<u64>,
+    /// Tags begin here: who takes a place over from another client has tags of its own.
+    pub tags: u64,
 }
 
 impl Default for ClientConfig {
@@ -85,6 +91,7 @@ impl Default for ClientConfig {
             portals: Portals::default(),
             limit: u64::MAX,
             begin_for: None,
+            tags: 0,
         }
     }
 }
@@ -111,37 +118,6 @@ pub fn patterned(
         .collect()
 }
 
-/// Operations that are outstanding: completions are matched one by one.
-#[derive(Debug)]
-struct Outstanding {
-    /// Start of each, in ns, and its bulk payload in bytes.
-    slots: Vec<Option<(u64, u64)>>,
-    free: Vec<u32>,
-}
-
-impl Outstanding {
-    fn new(n: u64) -> Outstanding {
-        Outstanding { slots: vec![None; n as usize], free: (0..n as u32).rev().collect() }
-    }
-    fn start(&mut self, now: u64, bytes: u64) -> Option<u64> {
-        let i = self.free.pop()?;
-        self.slots[i as usize] = Some((now, bytes));
-        Some(u64::from(i))
-    }
-    fn end(&mut self, tag: u64) -> Option<(u64, u64)> {
-        let t = self.slots.get_mut(tag as usize)?.take()?;
-        self.free.push(tag as u32);
-        Some(t)
-    }
-    /// Bulk payload of an operation that is outstanding, in bytes.
-    fn asked(&self, tag: u64) -> Option<u64> {
-        self.slots.get(tag as usize)?.map(|(_, bytes)| bytes)
-    }
-    fn count(&self) -> u64 {
-        (self.slots.len() - self.free.len()) as u64
-    }
-}
-
 /// The side that sends.
 pub struct Client {
     cfg: ClientConfig,
@@ -159,6 +135,8 @@ pub struct Client {
     /// Start of the first operation, in ns.
     since: Option<u64>,
     was: Traffic,
+    /// Since the latest operation that ended with an error none has ended well: the time at which the next is tried, in ns.
+    again: Option<u64>,
     /// In place of the configuration's sizes.
     load: Option<Load>,
     /// Answers with payload so far.
@@ -207,10 +185,11 @@ impl Client {
             whole,
             tails,
             small: Payload::inline(&[0x5a; SMALL]).unwrap_or_else(Payload::empty),
-            out: Outstanding::new(max),
+            out: Outstanding::new(max, cfg.tags),
             seq: 0,
             since: None,
             was: Traffic::Quiet,
+            again: None,
             load: None,
             answers: 0,
             next: 0,
@@ -233,8 +212,8 @@ impl Client {
         if load.len == 0 || self.whole.is_empty() {
             self.whole = vec![(Payload::empty(), crc32fast::hash(&[]))];
         }
-        if self.out.slots.len() < load.flight as usize {
-            self.out = Outstanding::new(load.flight);
+        if self.out.room() < load.flight as usize {
+            self.out = Outstanding::new(load.flight, self.cfg.tags);
         }
         (self.cfg.bulk_len, self.cfg.pieces, self.cfg.bulk_flight) = (load.len, 1, load.flight);
         self.load = Some(load);
@@ -253,6 +232,7 @@ impl Client {
         self.ctl.last_ns.store(now, Ordering::Relaxed);
         match ok {
             Ok(()) => {
+                self.again = None;
                 // In this order: who sees the count finds the bytes.
                 bump(&self.ctl.moved, bytes);
                 bump(&self.ctl.completed, 1);
@@ -261,11 +241,17 @@ impl Client {
                 }
             }
             Err(e) => {
+                self.again = Some(now + AGAIN);
                 // In this order: who sees the count finds the error.
-                self.ctl.fail(e);
+                self.ctl.lose(e);
                 bump(&self.ctl.failed, 1);
             }
         }
+    }
+
+    /// Tags of the operations that have not ended.
+    pub fn outstanding(&self) -> impl Iterator<Item = u64> + '_ {
+        self.out.tags()
     }
 
     /// Whether the next operation is the tail of a transfer.
@@ -352,9 +338,12 @@ fn new_histogram() -> Histogram<u64> {
 
 impl App for Client {
     fn patience(&self) -> Option<u64> {
-        // An order is seen as soon as one that polls sees it; sparse messages are begun in their time.
-        let waits = self.was == Traffic::Sparse && self.out.count() == 0;
-        waits.then(|| self.next.saturating_sub(self.now))
+        if self.out.count() > 0 || self.was == Traffic::Quiet {
+            return None;
+        }
+        // An order is seen as soon as one that polls sees it; sparse messages, and those after an error, are begun in their time.
+        let sparse = (self.was == Traffic::Sparse).then_some(self.next);
+        [sparse, self.again].into_iter().flatten().max().map(|t| t.saturating_sub(self.now))
     }
 
     fn turn(&mut self, now: u64, ops: &mut Ops) -> Work {
@@ -387,6 +376,12 @@ impl App for Client {
             Traffic::Rtt | Traffic::Sparse => 1,
             Traffic::Bulk | Traffic::BulkChecked | Traffic::Get | Traffic::Mixed => self.cfg.bulk_flight,
             Traffic::Rate => self.cfg.small_flight,
+        };
+        let flight = match self.again {
+            Some(t) if now < t => 0,
+            // One asks whether the peer is there again.
+            Some(_) => flight.min(1),
+            None => flight,
         };
         let mut n = 0;
         while self.out.count() < flight && !self.is_over(now) {
@@ -455,7 +450,7 @@ mod tests {
     use std::collections::HashSet;
 
     use hugepages::PrivatePages;
-    use transport::lnd::Shards;
+    use transport::lnd::{LnetError, Shards};
     use transport::wire::lnet;
 
     use super::*;
@@ -517,6 +512,50 @@ mod tests {
             "two transfers of three"
         );
         assert_eq!(ctl.completed.load(Ordering::Relaxed), 6);
+    }
+
+    /// A peer that has gone is asked again, one message at a time, and not as fast as it can be refused.
+    #[test]
+    fn after_an_error_one_at_a_time_asks_until_one_ends_well() {
+        let ctl = Arc::new(Ctl::default());
+        let cfg =
+            ClientConfig { bulk_len: 64, bulk_flight: 3, limit: 9, tags: 700, ..ClientConfig::default() };
+        let mut c = client(cfg, &ctl);
+        ctl.set_traffic(Traffic::BulkChecked);
+        let mut ops = Ops::new();
+        let mut begun = |c: &mut Client, now| {
+            c.turn(now, &mut ops);
+            std::mem::take(&mut ops).len()
+        };
+        let end = |c: &mut Client, now, tag, status: Result<(), LnetError>| {
+            c.event(now, APP, Event::Ack { tag, status, mlength: 0, done: true }, &mut Ops::new());
+        };
+        assert_eq!(begun(&mut c, 0), 3);
+        assert_eq!(c.outstanding().collect::<Vec<_>>(), [700, 701, 702]);
+        end(&mut c, 1, 700, Ok(()));
+        for tag in [701, 702] {
+            end(&mut c, 2, tag, Err(LnetError::NoNi));
+        }
+        assert_eq!((begun(&mut c, 3), c.patience()), (0, Some(AGAIN - 1)));
+        assert_eq!((begun(&mut c, 2 + AGAIN), begun(&mut c, 3 + AGAIN)), (1, 0));
+        let again = c.outstanding().next().unwrap();
+        end(&mut c, 4 + AGAIN, again, Err(LnetError::Unreachable));
+        assert_eq!((begun(&mut c, 5 + AGAIN), begun(&mut c, 4 + 2 * AGAIN)), (0, 1));
+        let again = c.outstanding().next().unwrap();
+        end(&mut c, 5 + 2 * AGAIN, again, Ok(()));
+        assert_eq!(begun(&mut c, 6 + 2 * AGAIN), 3, "as before");
+        // Foreign tags are none of its.
+        end(&mut c, 7 + 2 * AGAIN, 0, Ok(()));
+        assert_eq!(ctl.twice.load(Ordering::Relaxed), 1);
+        // Those that failed are among the nine.
+        let tags: Vec<u64> = c.outstanding().collect();
+        tags.into_iter().for_each(|tag| end(&mut c, 8 + 2 * AGAIN, tag, Ok(())));
+        assert_eq!((begun(&mut c, 9 + 2 * AGAIN), ctl.done.load(Ordering::Relaxed)), (1, false));
+        let last = c.outstanding().next().unwrap();
+        end(&mut c, 10 + 2 * AGAIN, last, Ok(()));
+        assert_eq!((begun(&mut c, 11 + 2 * AGAIN), ctl.done.load(Ordering::Relaxed)), (0, true));
+        let lost = [(LnetError::NoNi, 2), (LnetError::Unreachable, 1)].map(|(e, n)| (e.to_string(), n));
+        assert_eq!((ctl.completed.load(Ordering::Relaxed), ctl.losses()), (6, lost.into()));
     }
 
     /// Field report 21: an lcore that was asleep when it was told to begin, and who looks at it later, add nothing.

@@ -171,6 +171,56 @@ unsafe impl Backing for PrivatePages {
     }
 }
 
+/// Private memory in pages of its own: it is the kernel's again when this is dropped. What an allocator is given back in any order
+/// stays with the process, as far as a little that is in use lies behind it.
+#[derive(Debug)]
+pub struct OwnPages {
+    raw: Option<RawRun>,
+    len: usize,
+}
+
+// SAFETY: the memory is plain bytes, this its only owner.
+unsafe impl Send for OwnPages {}
+// SAFETY: as above; shared access is read-only.
+unsafe impl Sync for OwnPages {}
+
+impl OwnPages {
+    /// `len` bytes, zeroed.
+    ///
+    /// # Errors
+    /// Those of [`PrivatePages`].
+    pub fn new(len: usize) -> Result<OwnPages, BackingError> {
+        Ok(OwnPages { raw: Some(PrivatePages.alloc(len)?), len })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the run is valid for `len` bytes, at least as many as were asked for, while `self` lives.
+        self.raw.as_ref().map_or(&[], |r| unsafe { std::slice::from_raw_parts(r.ptr.as_ptr(), self.len) })
+    }
+
+    /// The bytes, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        // SAFETY: as above; `self` is the only owner.
+        self.raw.as_mut().map_or(&mut [], |r| unsafe { std::slice::from_raw_parts_mut(r.ptr.as_ptr(), len) })
+    }
+
+    /// Cuts off what lies behind `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Drop for OwnPages {
+    fn drop(&mut self) {
+        if let Some(raw) = self.raw.take() {
+            // SAFETY: it came from there, and nobody refers to it any more.
+            unsafe { PrivatePages.free(raw) }
+        }
+    }
+}
+
 /// Shared memory of a memfd, in ordinary pages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memfd;
@@ -249,6 +299,19 @@ mod tests {
                 b.free(r);
             }
         }
+    }
+
+    #[test]
+    fn own_pages_are_as_long_as_asked_and_may_be_cut_off() {
+        let mut p = OwnPages::new(5000).unwrap();
+        assert!(p.bytes() == [0; 5000]);
+        p.bytes_mut()[4999] = 7;
+        assert_eq!(p.bytes()[4999], 7);
+        p.truncate(9000);
+        assert_eq!(p.bytes().len(), 5000);
+        p.truncate(20);
+        assert_eq!((p.bytes().len(), p.bytes_mut().len()), (20, 20));
+        assert!(OwnPages::new(0).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Received pieces in a row: payload that is sent on as it came in.
 
-use crate::backing::{BackingKind, Io};
+use crate::backing::{BackingKind, Io, OwnPages};
 use crate::rx::RxLent;
 
 /// Part of a received payload.
@@ -10,6 +10,8 @@ pub enum RxPiece {
     Lent(RxLent),
     /// A copy, since the lend budget was spent.
     Copied(Box<[u8]>),
+    /// A long copy, for the same reason.
+    Pages(OwnPages),
 }
 
 impl RxPiece {
@@ -18,13 +20,14 @@ impl RxPiece {
         match self {
             RxPiece::Lent(l) => l.bytes(),
             RxPiece::Copied(c) => c,
+            RxPiece::Pages(p) => p.bytes(),
         }
     }
 
     fn io(&self) -> Io {
         match self {
             RxPiece::Lent(l) => l.io(),
-            RxPiece::Copied(_) => Io::of(BackingKind::Private),
+            RxPiece::Copied(_) | RxPiece::Pages(_) => Io::of(BackingKind::Private),
         }
     }
 }

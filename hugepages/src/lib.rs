@@ -25,7 +25,9 @@ pub mod rx;
 mod sync;
 
 pub use arena::{Arena, ArenaError};
-pub use backing::{BAD_IOVA, Backing, BackingError, BackingKind, HugePages, Io, Memfd, PrivatePages, RawRun};
+pub use backing::{
+    BAD_IOVA, Backing, BackingError, BackingKind, HugePages, Io, Memfd, OwnPages, PrivatePages, RawRun,
+};
 pub use gather::RxPiece;
 pub use lending::{
     AttachRefused, LendSlab, LendSlabError, Lent, NIC_REFS_MAX, NicRef, Place, ShInfo, Short, SlabCounters,

@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::backing::{BackingKind, Io};
+use crate::backing::{BackingKind, Io, OwnPages};
 use crate::sync::ArrayQueue;
 
 /// Counting of a home's buffers. The functions but `io` are called on the home lcore only, as long as there is one.
@@ -408,9 +408,41 @@ impl std::fmt::Debug for RxLent {
 
 // ---- a pool of ordinary memory: kernel sockets, simulations, small copies ----
 
+/// Bytes from which on a buffer has pages of its own: those of a peak go back to the kernel when they are let go.
+const OWN_PAGES: usize = 32 << 10;
+
+/// Memory of a buffer.
+enum HeapMem {
+    Heap(Box<[u8]>),
+    Pages(OwnPages),
+}
+
+impl HeapMem {
+    fn new(size: usize) -> HeapMem {
+        let pages = (size >= OWN_PAGES).then(|| OwnPages::new(size).ok()).flatten();
+        pages.map_or_else(|| HeapMem::Heap(vec![0; size].into_boxed_slice()), HeapMem::Pages)
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match self {
+            HeapMem::Heap(b) => b,
+            HeapMem::Pages(p) => p.bytes(),
+        }
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            HeapMem::Heap(b) => b,
+            HeapMem::Pages(p) => p.bytes_mut(),
+        }
+    }
+}
+
 struct HeapBuf {
     refs: Cell<u32>,
-    data: Box<[u8]>,
+    data: HeapMem,
     pool: std::rc::Weak<PoolInner>,
 }
 
@@ -488,7 +520,7 @@ impl HeapRxPool {
     fn one_more(&self) -> Box<HeapBuf> {
         // All are out: room for this one to come home without an allocation then.
         self.inner.idle.borrow_mut().reserve(self.inner.out.get() + 1);
-        let data = vec![0; self.inner.size].into_boxed_slice();
+        let data = HeapMem::new(self.inner.size);
         Box::new(HeapBuf { refs: Cell::new(0), data, pool: Rc::downgrade(&self.inner) })
     }
 
@@ -538,7 +570,7 @@ impl HeapRxBuf {
     /// The whole buffer.
     #[inline]
     pub fn space(&mut self) -> &mut [u8] {
-        self.buf.as_mut().map_or(&mut [], |b| &mut b.data)
+        self.buf.as_mut().map_or(&mut [], |b| b.data.bytes_mut())
     }
 
     /// Turns `len` bytes from `off` into a fragment; what lies outside the buffer is cut off.
@@ -546,7 +578,7 @@ impl HeapRxBuf {
     pub fn into_frag(self, off: u32, len: u32) -> RxFrag {
         let mut me = std::mem::ManuallyDrop::new(self);
         let buf = me.buf.take().unwrap_or_else(|| unreachable!("a buffer is taken once"));
-        let size = buf.data.len() as u32;
+        let size = buf.data.bytes().len() as u32;
         let off = off.min(size);
         let len = len.min(size - off);
         buf.refs.set(1);
@@ -554,7 +586,8 @@ impl HeapRxBuf {
         // SAFETY: the buffer was just leaked with one reference, which the fragment takes over; it is written
         // no more until the last reference has gone; `off` is inside it.
         unsafe {
-            let data = NonNull::new_unchecked(raw.as_ref().data.as_ptr().cast_mut().add(off as usize));
+            let data =
+                NonNull::new_unchecked(raw.as_ref().data.bytes().as_ptr().cast_mut().add(off as usize));
             // `me` is never dropped, so its handle on the home is read out exactly once.
             let home = std::ptr::read(&raw const me.home);
             RxFrag { data, len, truesize: size, lendable: true, raw: raw.cast(), home }

@@ -17,7 +17,7 @@ mod rx;
 use model as sync;
 
 mod backing {
-    pub(crate) use hugepages::{Backing, BackingError, BackingKind, Io, RawRun};
+    pub(crate) use hugepages::{Backing, BackingError, BackingKind, Io, OwnPages, RawRun};
 }
 pub(crate) use hugepages::PrivatePages;
 

@@ -10,7 +10,7 @@ mod rx;
 use model as sync;
 
 mod backing {
-    pub(crate) use hugepages::{BackingKind, Io};
+    pub(crate) use hugepages::{BackingKind, Io, OwnPages};
 }
 
 use loom::thread;

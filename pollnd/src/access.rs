@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use transport::lnd::Route;
 use transport::lnet::routes::RouteView;
 use transport::wire::{NetId, Nid};
 
@@ -40,9 +41,10 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     }
     // Before the kernel is asked for a way to what is no machine's address.
     networks::target(node, target)?;
+    let first = first_hop(&node.route, target);
     node.nid = match via.nid {
         Some(nid) => nid,
-        None => by_route(target, "--nid, or --node for a node that runs")?,
+        None => by_route(first, "--nid, or --node for a node that runs")?,
     };
     networks::target(node, target)?;
     let (nid, scope) = (node.nid, claim::scope(node));
@@ -58,10 +60,10 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal("--nid", nid));
             }
             let unused: Vec<_> = node.given().filter(|o| o.1 != Use::Finding).map(|o| o.0).collect();
-            let unused = match unused.len() {
-                0 => String::new(),
-                1 => format!("; it has settings of its own, {} is not used", unused[0]),
-                _ => format!("; it has settings of its own, these are not used: {}", unused.join(", ")),
+            let unused = match &unused[..] {
+                [] => String::new(),
+                [one] => format!("; it has settings of its own, {one} is not used"),
+                all => format!("; it has settings of its own, these are not used: {}", all.join(", ")),
             };
             out::note(format_args!("through the node of {nid} that runs here (process {}){unused}", r.pid));
             return Ok(Access::Node(client));
@@ -69,8 +71,8 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
         match claim::take(nid, &scope, command) {
             Ok(c) => {
                 if via.nid.is_none() {
-                    own_address(nid, target)?;
-                    let to = target.ip().map_or_else(String::new, |ip| ip.to_string());
+                    own_address(nid, first)?;
+                    let to = first.ip().map_or_else(String::new, |ip| ip.to_string());
                     out::note(format_args!(
                         "as {nid}, from where this machine reaches {to} (--nid for another)"
                     ));
@@ -119,6 +121,12 @@ pub(crate) fn await_all_routes(node: &Node) {
     await_routes(node, ROUTES, |routes| routes.iter().all(|r| leads(routes, r.net)));
 }
 
+/// The NID that a message to `target` is given to first: the gateway's, where a route leads to its network.
+pub(crate) fn first_hop(routes: &[Route], target: Nid) -> Nid {
+    let ways = routes.iter().filter(|r| r.net == target.net());
+    ways.min_by_key(|r| r.priority).map_or(target, |r| r.gateway)
+}
+
 /// The NID of the address from which the kernel would send to `target`; `instead` are options for where there is none.
 pub(crate) fn by_route(target: Nid, instead: &str) -> Result<Nid, String> {
     let Some(ip) = target.ip() else { return Err(format!("{target} has no IP address")) };
@@ -131,7 +139,7 @@ pub(crate) fn by_route(target: Nid, instead: &str) -> Result<Nid, String> {
         .and_then(|s| s.connect(SocketAddr::new(ip, 988)).and_then(|()| s.local_addr()))
         .map_err(|e| {
             let e = limits::told(&e);
-            format!("this machine has no way to {ip} ({e}): it takes a route, or {instead}")
+            format!("this machine has no way to {ip} ({e}): add a route of IP to it (`ip route add`), or give {instead}")
         })?;
     let mut ip = from.ip();
     if Some(ip) == target.ip() && ip == IpAddr::from(Ipv4Addr::LOCALHOST) {
@@ -160,6 +168,12 @@ mod tests {
         let by = |t: &str| by_route(t.parse().unwrap(), "").map(|n| n.to_string());
         assert_eq!(by("127.0.0.9@tcp3").unwrap(), "127.0.0.1@tcp3");
         assert_eq!(by("127.0.0.1@tcp").unwrap(), "127.0.0.2@tcp");
+        let to = |t: &str| {
+            let routes = ["tcp9 127.0.0.8@tcp3 1 7", "tcp9 127.0.0.9@tcp3"].map(|r| r.parse().unwrap());
+            by_route(first_hop(&routes, t.parse().unwrap()), "").unwrap().to_string()
+        };
+        assert_eq!(to("192.0.2.9@tcp9"), "127.0.0.1@tcp3", "the gateway's network");
+        assert_eq!(to("127.0.0.9@tcp4"), "127.0.0.1@tcp4");
         let own = own_address("10.0.0.1@tcp".parse().unwrap(), "10.0.0.1@tcp".parse().unwrap()).unwrap_err();
         assert!(own.contains("10.0.0.1@tcp") && own.contains("--nid"), "{own}");
     }

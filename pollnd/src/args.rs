@@ -18,14 +18,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport::lnd::{PeerByHand, Route};
+use transport::lnet::faults::FaultRule;
 use transport::wire::Nid;
 
 pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::ctl::{
-    CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, LnetctlArgs, NetArg,
-    PeerArg, RouteArg,
+    CtlDebug, CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, LnetctlArgs,
+    NetArg, PeerArg, RouteArg,
 };
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};
@@ -203,12 +204,16 @@ pub(crate) struct NodeArgs {
     pub(crate) ni: Vec<Nid>,
     /// A route: a network that none of this node's NIs is on, and the NID of a router on one of theirs, such as "tcp1 10.0.0.254@tcp";
     /// with the number of hops, and the priority (the lowest is taken first). May be given several times.
-    #[arg(long, value_name = "NET GATEWAY [HOP [PRIORITY]]", requires = "nid")]
+    #[arg(long, value_name = "NET GATEWAY [HOP [PRIORITY]]")]
     pub(crate) route: Vec<Route>,
     /// A peer by hand: its NIDs, the primary one first, which are used as one node's before it has said so, and whatever it says;
     /// "NID non-mr" for one that is not Multi-Rail. May be given several times.
-    #[arg(long, value_name = "NID[,NID...]", requires = "nid")]
+    #[arg(long, value_name = "NID[,NID...]")]
     pub(crate) peer_nids: Vec<PeerByHand>,
+    /// A fault rule that it begins with: drop or delay, and the options of `pollnd fault drop add` as NAME=VALUE, such as
+    /// "drop source=*@tcp dest=*@tcp rate=10 message=PUT,GET". May be given several times.
+    #[arg(long, value_name = "RULE", requires = "nid", value_parser = crate::fault_rules::typed)]
+    pub(crate) fault: Vec<FaultRule>,
     /// Kernel sockets, or a DPDK port (the default when --port or --vdev is given).
     #[arg(long, value_enum)]
     pub(crate) carrier: Option<CarrierArg>,
@@ -318,6 +323,27 @@ pub(crate) struct NodeArgs {
     pub(crate) filed: Filed,
 }
 
+impl Command {
+    /// The node that it may start, as it is told of it.
+    pub(crate) fn node(&self) -> Option<&NodeArgs> {
+        match self {
+            Command::Node(a) => Some(&a.node),
+            Command::Ping(a) => Some(&a.node),
+            Command::Put(a) | Command::Get(a) => Some(&a.node),
+            Command::Selftest(a) => Some(match &a.what {
+                Some(What::Quick(q)) => &q.node,
+                None => &a.node,
+            }),
+            Command::Net(a) => Some(match &a.what {
+                NetVerb::Node(n) => &n.node,
+                NetVerb::Ping(p) => &p.ask.node,
+                NetVerb::Bulk(b) => &b.ask.node,
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Use of an option of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -336,6 +362,7 @@ impl NodeArgs {
             ("--ni", Use::Any, !self.ni.is_empty()),
             ("--route", Use::Any, !self.route.is_empty()),
             ("--peer-nids", Use::Any, !self.peer_nids.is_empty()),
+            ("--fault", Use::Any, !self.fault.is_empty()),
             ("--carrier", Use::Finding, self.carrier.is_some()),
             ("--port", Use::Finding, !self.port.is_empty()),
             ("--vdev", Use::Finding, !self.vdev.is_empty()),
@@ -422,6 +449,7 @@ mod tests {
             (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1"], "NETWORK GATEWAY [HOP [PRIORITY]]"),
             (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1 10.0.0.9@tcp 0"], "1 to 255"),
             (&["node", "--nid", "10.0.0.1@tcp", "--peer-nids", "10.0.0.2@tcp mr"], "NID[,NID...]"),
+            (&["node", "--nid", "10.0.0.1@tcp", "--fault", "drop source=* dest=*"], "drop rate or interval"),
             (&["tunables", "--defaults", "--node", "7"], "--node"),
             (&["connections", "10.0.0.300"], "10.0.0.300"),
             (&["connections", "listening"], "neither a peer"),
@@ -445,10 +473,12 @@ mod tests {
         let command = NodeArgs::augment_args(clap::Command::new("node"));
         let ids: Vec<_> = command.get_arguments().map(|a| a.get_id().as_str().to_owned()).collect();
         assert_eq!(ids, ask::OF_A_NODE[1..], "and nid");
-        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --route=ROUTE --peer-nids 1.2.3.7,1.2.3.8 --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
+        let words = "node --nid 1.2.3.4 --ni 1.2.3.6 --route=ROUTE --peer-nids 1.2.3.7,1.2.3.8 --fault=FAULT --carrier dpdk --port a --vdev b --ni-ports 0,1 --prefix 8 --gateway 1.2.3.5 --vlan 2 --mtu 1500 \
                      --cpu-pattern N --lcores 2 --balance off --idle sleep --queues 2 --tso off --tx-csum on --rx-csum off --lro off --rss on --options f --tunable credits=9 --accept-port 999 --accept all \
                      --peer-credits 9 --zc-min-payload 8192 --keepalive 1 --routing --cut-through --budget 1 --pcap p -- x";
-        let words = words.split_whitespace().map(|w| w.replace("ROUTE", "tcp1 1.2.3.9"));
+        let words = words
+            .split_whitespace()
+            .map(|w| w.replace("ROUTE", "tcp1 1.2.3.9").replace("FAULT", "drop source=* dest=* rate=1"));
         let c = Cli::try_parse_from(std::iter::once("pollnd".to_owned()).chain(words)).unwrap();
         let Command::Node(n) = c.command else { panic!("not node") };
         let given: Vec<_> = n.node.given().map(|o| o.0.trim_start_matches("--").replace('-', "_")).collect();

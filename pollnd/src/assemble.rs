@@ -92,7 +92,7 @@ fn start_sockets(
     );
     let clock = Clock::calibrated();
     let front = Arc::new(Inspection::new(1, clock.clone()));
-    let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone());
+    let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone()).faults(a.fault.clone());
     if let Some(at) = instead {
         node = only_at(node, at);
     }

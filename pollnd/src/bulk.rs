@@ -13,17 +13,30 @@ use crate::args::BulkArgs;
 use crate::assemble;
 use crate::inspect::Request;
 use crate::inspect::client::Client as Asker;
-use crate::job::{Beat, Follow, Job, Moved, Step, Way};
+use crate::job::{Beat, Follow, Job, Moved, Step, Told, Way};
 use crate::running::{self, Role, Setup};
-use crate::{out, settings, signals, units, why};
+use crate::{out, settings, signals, units};
 
 fn say_beat(b: &Beat, json: bool) -> Result<(), String> {
     if json {
         return out::line(json!(b));
     }
     let (rate, each) = (units::rate(b.bytes, b.wall_s), units::per_second(b.messages, b.wall_s));
-    let messages = units::many(b.messages, "message");
+    let mut messages = units::many(b.messages, "message");
+    if b.failed > 0 {
+        messages += &format!(", {}", units::many(b.failed, "error"));
+    }
     out::line(format_args!("{:>9}  {:>12}  {:>14}  {messages}", units::time(b.at_s), rate, each))
+}
+
+fn say_told(t: &Told, job: &Job, json: bool) -> Result<(), String> {
+    match t {
+        Told::Beat(b) => say_beat(b, json),
+        Told::Trouble { trouble } => {
+            out::note(format_args!("{}: {trouble}", job.what()));
+            Ok(())
+        }
+    }
 }
 
 /// Owner of the node.
@@ -58,16 +71,6 @@ fn say(job: &Job, m: &Moved, whose: Whose) -> Result<(), String> {
     ))
 }
 
-fn judge(job: &Job, m: &Moved) -> Result<(), String> {
-    if job.way == Way::Get && m.crc_bad > 0 {
-        return Err(format!("{} of {} had wrong bytes", m.crc_bad, units::many(m.messages, "answer")));
-    }
-    if job.count.is_some() && job.seconds.is_none() && m.messages != job.limit() {
-        return Err(format!("{} of {} completed", m.messages, units::many(job.limit(), "message")));
-    }
-    Ok(())
-}
-
 /// The transfer of a command line.
 fn job(a: &BulkArgs, way: Way) -> Job {
     Job {
@@ -96,7 +99,7 @@ pub(crate) fn main(mut a: BulkArgs, way: Way) -> Result<(), String> {
         (Some(m), Ok(())) if !a.json => say(&job, m, whose)?,
         _ => {}
     }
-    let done = ended.and_then(|()| moved.as_ref().map_or(Ok(()), |m| judge(&job, m)));
+    let done = ended.and_then(|()| moved.as_ref().map_or(Ok(()), |m| job.judge(m)));
     if a.json {
         out::line(object(moved.as_ref(), &done))?;
     }
@@ -118,7 +121,7 @@ fn through(job: &Job, mut asker: Asker, json: bool) -> Ended {
     let ready = asker.hang_up().and_then(signals::first);
     let answer = ready.and_then(|()| {
         asker.try_rows(&Request::Bulk { job: job.clone() }, |v| {
-            serde_json::from_value::<Beat>(v).map_or(Ok(()), |b| say_beat(&b, json))
+            serde_json::from_value::<Told>(v).map_or(Ok(()), |t| say_told(&t, job, json))
         })
     });
     let moved = |v: &Value| serde_json::from_value(v.clone()).map_err(|e| format!("{e} in {v}"));
@@ -132,7 +135,7 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
     let ctl = Arc::new(Ctl::default());
     let (c, target) = (ctl.clone(), a.target);
     let started = settings::peer_credits(&a.node).and_then(|flight| {
-        let cfg = job.client(flight);
+        let cfg = job.client(flight, 0);
         let make = Box::new(move |backing: &_| {
             Client::new(cfg, c, target, backing).map(|c| Box::new(c) as _).map_err(|e| e.to_string())
         });
@@ -145,16 +148,14 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
     access::await_route(&node, a.target, a.timeout);
     let mut follow = Follow::new(job, ctl);
     let result = loop {
-        match follow.step(node.stopped()) {
+        match follow.step(node.stopped(), node.front(), a.target) {
             Step::On => pause(Duration::from_millis(1)),
-            Step::Beat(b) => {
-                if let Err(e) = say_beat(&b, a.json) {
+            Step::Tell(t) => {
+                if let Err(e) = say_told(&t, job, a.json) {
                     break Err(e);
                 }
             }
-            Step::Silent(t) => break Err(why::silent(node.front(), a.target, t)),
-            Step::End(Err(e)) => break Err(why::failed(node.front(), a.target, e)),
-            Step::End(Ok(())) => break Ok(()),
+            Step::End(ended) => break ended,
         }
     };
     let so_far = follow.moved();

@@ -191,7 +191,7 @@ pub(crate) fn start(
         ..Lcores::new(a.lcores, 0, 0)
     };
     let node = a.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
-    let node = node.cores(cores.cpus().len()).lcores(of_node.clone());
+    let node = node.cores(cores.cpus().len()).lcores(of_node.clone()).faults(a.fault.clone());
     node.check().map_err(|e| e.to_string())?;
     ports::check(&wanted)?;
     limits::descriptors_for_eal()?;
@@ -218,6 +218,7 @@ pub(crate) fn start(
     let stacks = wanted.iter().map(|w| Ok((w.stack(&config.tcp)?, Watched::default())));
     let stacks = stacks.collect::<Result<Vec<_>, String>>()?;
     let mut node = NodeBuilder::of(config).clock(clock).inspection(front.clone()).lcores(of_node);
+    node = node.faults(a.fault.clone());
     if instead.is_some() {
         // Its address is asked for by whoever stands instead of LNet.
         node = node.listen_at([]);

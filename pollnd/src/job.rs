@@ -8,8 +8,11 @@ use bench::ctl::{Ctl, Traffic};
 use bench::measure::cpu_time;
 use bench::workload::ClientConfig;
 use serde::{Deserialize, Serialize};
+use transport::lnd::LnetError;
+use transport::node::inspect::Inspection;
+use transport::wire::Nid;
 
-use crate::units;
+use crate::{units, why};
 
 /// Most payload of an LNet message, in bytes.
 const MTU: u64 = 1 << 20;
@@ -44,6 +47,15 @@ pub(crate) struct Job {
     pub(crate) every: Option<f64>,
 }
 
+/// Messages that ended with an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    /// The error.
+    pub(crate) error: String,
+    /// Number of those messages.
+    pub(crate) messages: u64,
+}
+
 /// Figures of a transfer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Moved {
@@ -53,6 +65,12 @@ pub(crate) struct Moved {
     pub(crate) transfers: u64,
     /// Payload.
     pub(crate) bytes: u64,
+    /// LNet messages that ended with an error.
+    #[serde(default)]
+    pub(crate) failed: u64,
+    /// Those errors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) errors: Vec<Lost>,
     /// Wall time.
     pub(crate) wall_s: f64,
     /// CPU time of the process whose node it was.
@@ -81,6 +99,22 @@ pub(crate) struct Beat {
     pub(crate) messages: u64,
     /// Payload.
     pub(crate) bytes: u64,
+    /// LNet messages that ended with an error.
+    #[serde(default)]
+    pub(crate) failed: u64,
+}
+
+/// Something that is told of a transfer before its end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Told {
+    /// Figures of an interval.
+    Beat(Beat),
+    /// Messages end with an error, and the transfer goes on.
+    Trouble {
+        /// The error, and for how long it goes on.
+        trouble: String,
+    },
 }
 
 impl Job {
@@ -94,8 +128,8 @@ impl Job {
         self.count.map_or(u64::MAX, |n| n.saturating_mul(self.pieces()))
     }
 
-    /// The workload, with so many messages in flight.
-    pub(crate) fn client(&self, flight: u32) -> ClientConfig {
+    /// The workload, with so many messages in flight, whose tags begin with `tags`.
+    pub(crate) fn client(&self, flight: u32, tags: u64) -> ClientConfig {
         let tail = self.size - (self.pieces() - 1) * MTU;
         ClientConfig {
             bulk_len: self.size.min(MTU) as usize,
@@ -105,18 +139,54 @@ impl Job {
             small_flight: 1,
             limit: self.limit(),
             begin_for: self.seconds.map(|s| (s * 1e9) as u64),
+            tags,
             ..ClientConfig::default()
         }
     }
 
+    /// The direction and the peer, in words.
+    pub(crate) fn what(&self) -> String {
+        format!("{} {}", if self.way == Way::Put { "PUT to" } else { "GET from" }, self.target)
+    }
+
     /// The error that ends it.
     pub(crate) fn failure(&self, m: &Moved, e: &str) -> String {
-        let what = if self.way == Way::Put { "PUT to" } else { "GET from" };
         let of = match self.count {
             Some(_) => format!("{} of {}", m.messages, units::many(self.limit(), "message")),
             None => units::many(m.messages, "message"),
         };
-        format!("{what} {}: {e}; {of} had completed", self.target)
+        let lost = match (m.messages, m.failed) {
+            // Nothing else has happened.
+            (0, _) | (_, 0) => String::new(),
+            (_, n) => format!(", {n} had ended with an error"),
+        };
+        format!("{}: {e}; {of} had completed{lost}", self.what())
+    }
+
+    /// The error of one that came to its end and lost messages.
+    fn losses(&self, m: &Moved) -> String {
+        let mut all: Vec<_> = m.errors.iter().collect();
+        all.sort_by_key(|l| std::cmp::Reverse(l.messages));
+        let why: Vec<String> = all.iter().map(|l| format!("{} with \"{}\"", l.messages, l.error)).collect();
+        let of = units::many(m.messages + m.failed, "message");
+        format!("{}: {} of {of} ended with an error: {}", self.what(), m.failed, why.join(", "))
+    }
+
+    /// Judges one that came to its end.
+    ///
+    /// # Errors
+    /// Messages that were wrong, lost or missing.
+    pub(crate) fn judge(&self, m: &Moved) -> Result<(), String> {
+        if self.way == Way::Get && m.crc_bad > 0 {
+            return Err(format!("{} of {} had wrong bytes", m.crc_bad, units::many(m.messages, "answer")));
+        }
+        if m.failed > 0 {
+            return Err(self.losses(m));
+        }
+        if self.count.is_some() && self.seconds.is_none() && m.messages != self.limit() {
+            return Err(format!("{} of {} completed", m.messages, units::many(self.limit(), "message")));
+        }
+        Ok(())
     }
 }
 
@@ -125,14 +195,15 @@ pub(crate) enum Step {
     /// Go on.
     On,
     /// Tell this.
-    Beat(Beat),
-    /// Nothing has completed for so long.
-    Silent(Duration),
+    Tell(Told),
     /// It has ended.
     End(Result<(), String>),
 }
 
 /// Follows a transfer to its end, a look at a time.
+///
+/// One that nothing has come through of ends with its first error. Later ones are those of their messages alone: the peer may be
+/// there again, another NI may carry the next. It ends when nothing has come through for the job's time-out.
 pub(crate) struct Follow<'a> {
     job: &'a Job,
     ctl: Arc<Ctl>,
@@ -141,35 +212,40 @@ pub(crate) struct Follow<'a> {
     cpu: Duration,
     /// Completions at the last change, and when that was.
     last: (u64, Instant),
-    /// Messages, bytes and time of the last beat.
-    beat: (u64, u64, f64),
+    /// Errors until then, and whether later ones have been told of.
+    before: (u64, bool),
+    /// Figures and time of the last beat.
+    beat: Beat,
 }
 
 impl<'a> Follow<'a> {
     /// Begins `job`, whose client has `ctl`.
     pub(crate) fn new(job: &'a Job, ctl: Arc<Ctl>) -> Follow<'a> {
         ctl.set_traffic(if job.way == Way::Put { Traffic::BulkChecked } else { Traffic::Get });
+        let beat = Beat { at_s: 0.0, wall_s: 0.0, messages: 0, bytes: 0, failed: 0 };
         let now = Instant::now();
-        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), beat: (0, 0, 0.0) }
+        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), before: (0, false), beat }
     }
 
     fn counts(&self) -> (u64, u64) {
         (self.ctl.completed.load(Ordering::Relaxed), self.ctl.moved.load(Ordering::Relaxed))
     }
 
-    /// Looks; `stopped` says that the node goes down, or that nobody wants it any more.
-    pub(crate) fn step(&mut self, stopped: bool) -> Step {
+    /// Looks at it, of the node behind `front` with `target`; `stopped` says that the node goes down, or that nobody wants it any more.
+    pub(crate) fn step(&mut self, stopped: bool, front: &Inspection, target: Nid) -> Step {
         // First: what is outstanding fails when the node goes down, and that is no error of its own.
         if stopped {
             return Step::End(Err("interrupted".into()));
         }
         // In this order: the counts are final when it is done.
         let done = self.ctl.done.load(Ordering::Acquire);
-        if self.ctl.failed.load(Ordering::Relaxed) > 0 {
-            return Step::End(Err(self.error()));
-        }
+        let failed = self.ctl.failed.load(Ordering::Relaxed);
         let (n, bytes) = self.counts();
-        if done || n >= self.job.limit() {
+        let latest = || self.ctl.losses().pop().map_or_else(String::new, |l| l.0);
+        if failed > self.before.0 && (n == 0 || latest() == LnetError::ShuttingDown.to_string()) {
+            return Step::End(Err(why::failed(front, target, latest())));
+        }
+        if done || n.saturating_add(failed) >= self.job.limit() {
             return Step::End(Ok(()));
         }
         if self.begun.is_none() && self.ctl.started.load(Ordering::Relaxed) > 0 {
@@ -177,32 +253,46 @@ impl<'a> Follow<'a> {
         }
         if n != self.last.0 {
             self.last = (n, Instant::now());
+            self.before = (failed, false);
         }
-        let timeout = Duration::try_from_secs_f64(self.job.timeout).unwrap_or(Duration::MAX);
-        if self.last.1.elapsed() > timeout {
-            return Step::Silent(timeout);
+        let patience = Duration::try_from_secs_f64(self.job.timeout).unwrap_or(Duration::MAX);
+        let troubled = failed > self.before.0;
+        if self.last.1.elapsed() > patience {
+            return Step::End(Err(match troubled {
+                true => why::stuck(front, target, patience, latest()),
+                false => why::silent(front, target, patience),
+            }));
         }
-        let at = self.begun.map_or(0.0, |t| t.elapsed().as_secs_f64());
-        let (messages, before, then) = self.beat;
-        if self.job.every.is_some_and(|e| at >= then + e) {
-            self.beat = (n, bytes, at);
-            let (messages, bytes) = (n - messages, bytes - before);
-            return Step::Beat(Beat { at_s: at, wall_s: at - then, messages, bytes });
+        if troubled && !self.before.1 {
+            self.before.1 = true;
+            let trouble = why::goes_on(front, target, patience, latest());
+            return Step::Tell(Told::Trouble { trouble });
+        }
+        let at_s = self.begun.map_or(0.0, |t| t.elapsed().as_secs_f64());
+        let was = self.beat;
+        if self.job.every.is_some_and(|e| at_s >= was.at_s + e) {
+            self.beat = Beat { at_s, wall_s: 0.0, messages: n, bytes, failed };
+            return Step::Tell(Told::Beat(Beat {
+                at_s,
+                wall_s: at_s - was.at_s,
+                messages: n - was.messages,
+                bytes: bytes - was.bytes,
+                failed: failed - was.failed,
+            }));
         }
         Step::On
-    }
-
-    fn error(&self) -> String {
-        self.ctl.first_error().unwrap_or_else(|| "an operation failed".into())
     }
 
     /// Figures so far.
     pub(crate) fn moved(&self) -> Moved {
         let (messages, bytes) = self.counts();
+        let lost = |(error, messages)| Lost { error, messages };
         Moved {
             messages,
             transfers: messages / self.job.pieces(),
             bytes,
+            failed: self.ctl.failed.load(Ordering::Relaxed),
+            errors: self.ctl.losses().into_iter().map(lost).collect(),
             wall_s: self.ctl.span().as_secs_f64(),
             cpu_s: (cpu_time() - self.cpu).as_secs_f64(),
             crc_bad: self.ctl.crc_bad.load(Ordering::Relaxed),
@@ -231,12 +321,12 @@ mod tests {
             (16 * MTU, 16, MTU, MTU),
             (3 * MTU - 7, 3, MTU, MTU - 7),
         ] {
-            let c = job(size, Some(5)).client(8);
+            let c = job(size, Some(5)).client(8, 0);
             let got = (c.pieces, c.bulk_len as u64, c.tail as u64, c.limit);
             assert_eq!(got, (pieces, len, tail, 5 * pieces), "{size}");
         }
-        assert_eq!(job(1, None).client(8).limit, u64::MAX);
-        assert_eq!(job(MTU + 1, Some(u64::MAX)).client(8).limit, u64::MAX);
+        assert_eq!(job(1, None).client(8, 0).limit, u64::MAX);
+        assert_eq!(job(MTU + 1, Some(u64::MAX)).client(8, 0).limit, u64::MAX);
     }
 
     #[test]
@@ -245,5 +335,63 @@ mod tests {
         let say = |count| job(2 * MTU, count).failure(&m, "why");
         assert_eq!(say(Some(8)), "PUT to 10.0.0.2@tcp: why; 3 of 16 messages had completed");
         assert_eq!(say(None), "PUT to 10.0.0.2@tcp: why; 3 messages had completed");
+        let m = Moved { messages: 3, failed: 2, ..Moved::default() };
+        let told = job(2 * MTU, None).failure(&m, "why");
+        assert_eq!(told, "PUT to 10.0.0.2@tcp: why; 3 messages had completed, 2 had ended with an error");
+    }
+
+    #[test]
+    fn losses_of_one_that_came_to_its_end_are_told_by_kind() {
+        let lost = |error: &str, messages| Lost { error: error.into(), messages };
+        let errors = vec![lost("a", 1), lost("b", 2)];
+        let m = Moved { messages: 5, failed: 3, errors, ..Moved::default() };
+        assert_eq!(
+            job(MTU, Some(8)).judge(&m).unwrap_err(),
+            "PUT to 10.0.0.2@tcp: 3 of 8 messages ended with an error: 2 with \"b\", 1 with \"a\""
+        );
+        assert_eq!(job(MTU, Some(5)).judge(&Moved { messages: 5, ..Moved::default() }), Ok(()));
+        let few = job(MTU, Some(6)).judge(&Moved { messages: 5, ..Moved::default() });
+        assert_eq!(few.unwrap_err(), "5 of 6 messages completed");
+    }
+
+    /// An error of a message is not the transfer's, unless nothing has come through, or does for the time-out.
+    #[test]
+    fn a_transfer_survives_errors_of_messages() {
+        use bench::ctl::bump;
+        let front = Inspection::new(0, dataplane::clock::Clock::monotonic());
+        let j = Job { timeout: 0.05, ..job(MTU, Some(100)) };
+        let (ctl, target) = (Arc::new(Ctl::default()), Nid::LO);
+        let mut f = Follow::new(&j, ctl.clone());
+        let lose = |e: &str| {
+            ctl.lose(e.into());
+            bump(&ctl.failed, 1);
+        };
+        bump(&ctl.completed, 3);
+        assert!(matches!(f.step(false, &front, target), Step::On));
+        lose("why");
+        let told = f.step(false, &front, target);
+        assert!(matches!(&told, Step::Tell(Told::Trouble { trouble }) if trouble.contains("why")));
+        lose("why");
+        assert!(matches!(f.step(false, &front, target), Step::On), "once for each trouble");
+        bump(&ctl.completed, 1);
+        assert!(matches!(f.step(false, &front, target), Step::On));
+        lose("other");
+        assert!(matches!(f.step(false, &front, target), Step::Tell(Told::Trouble { .. })));
+        std::thread::sleep(Duration::from_millis(60));
+        let Step::End(Err(e)) = f.step(false, &front, target) else { panic!("goes on") };
+        assert!(e.contains("50.0 ms") && e.contains("other"), "{e}");
+        let m = f.moved();
+        let errors: Vec<_> = m.errors.iter().map(|l| (&*l.error, l.messages)).collect();
+        assert_eq!((m.messages, m.failed, errors), (4, 3, vec![("why", 2), ("other", 1)]));
+        bump(&ctl.completed, 1);
+        assert!(matches!(f.step(false, &front, target), Step::On));
+        lose(&LnetError::ShuttingDown.to_string());
+        assert!(matches!(f.step(false, &front, target), Step::End(Err(_))), "there is nothing to wait for");
+        // Nothing has come through.
+        let fresh = Arc::new(Ctl::default());
+        let mut f = Follow::new(&j, fresh.clone());
+        fresh.lose("at once".into());
+        bump(&fresh.failed, 1);
+        assert!(matches!(f.step(false, &front, target), Step::End(Err(e)) if e == "at once"));
     }
 }

@@ -15,6 +15,7 @@ mod demo;
 mod doctor;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+mod fault_rules;
 mod file;
 mod iface;
 mod inspect;
@@ -75,6 +76,11 @@ fn main() -> ExitCode {
     // Its -v is lnetctl's.
     let verbose = if let Command::Lnetctl(_) = &cli.command { 0 } else { cli.verbose };
     if let Err(e) = logging::begin(verbose) {
+        out::note(e);
+        return ExitCode::from(MISUSED);
+    }
+    // As with --config: who starts it anew for a failure must not do so for a file that is missing or wrong.
+    if let Some(Err(e)) = cli.command.node().map(settings::files_are_good) {
         out::note(e);
         return ExitCode::from(MISUSED);
     }

@@ -16,6 +16,7 @@ use transport::node::{
 
 use crate::args::ServeArgs;
 use crate::assemble;
+use crate::config::own_nis::Taking;
 use crate::config::reload::Live;
 use crate::inspect::claim;
 use crate::inspect::seats::{DEPTH, Seats};
@@ -39,7 +40,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let command = Role::Server.command();
     let scope = claim::scope(&a.node);
     let claim = claim::take(a.nid, &scope, command).map_err(|h| h.refusal("--nid", a.nid))?;
-    live.nis.starts(&a.node, command, claim.is_some())?;
+    live.nis.starts(&a.node, command, claim.as_ref())?;
     let guests = Arc::new(Seats::default());
     guests.name(a.nid);
     let seats = guests.clone();
@@ -58,13 +59,13 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let metrics = a.metrics.map(Bound::at).transpose()?;
     let node = assemble::start(
         &a.node,
-        Setup::new(Role::Server, claim).with_guests(guests).with_live(live.clone()),
+        Setup::new(Role::Server, claim).with_guests(guests.clone()).with_live(live.clone()),
         make,
     )?;
     if let Some(h) = hangups {
         let front = node.front().clone();
         let live = live.clone();
-        signals::each_hangup(h, move || live.apply(&front, None).log())?;
+        signals::each_hangup(h, move || live.apply(&front, None, Taking::Whole).log())?;
     }
     let served = metrics.map(|m| {
         let nids = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();
@@ -83,6 +84,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     let until = a.run_for.map(|s| Instant::now() + Duration::from_secs_f64(s));
     while !node.stopped() && until.is_none_or(|t| Instant::now() < t) {
         service.look(node.front());
+        guests.hear();
         pause(Duration::from_millis(20));
     }
     service.down();

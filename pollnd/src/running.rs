@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use dataplane::clock::Clock;
 use hugepages::Backing;
@@ -23,6 +24,9 @@ use crate::known::Known;
 use crate::links::Links;
 use crate::signals::Interrupt;
 use crate::{limits, networks, units};
+
+/// Interval at which a node that goes down hears what comes to free seats.
+const HEARING: Duration = Duration::from_millis(2);
 
 /// Purpose of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +126,7 @@ pub(crate) struct Node {
     greeter: Option<JoinHandle<()>>,
     known: Option<Known>,
     links: Option<Box<Links>>,
+    guests: Option<Arc<Seats>>,
     /// Its NIDs are free again when this goes.
     claim: Option<Claim>,
     /// Work on this thread after the threads have ended.
@@ -146,6 +151,7 @@ impl Node {
             greeter: None,
             known: None,
             links: None,
+            guests: None,
             claim: None,
             after,
         }
@@ -181,6 +187,7 @@ impl Node {
                 if setup.claim.is_some() { "" } else { ", and its NID is not locked" }
             ),
         }
+        self.guests = setup.guests.clone();
         if let Some(claim) = setup.claim {
             if let (Some(guests), peers) = (setup.guests, claim.known())
                 && !peers.is_empty()
@@ -239,6 +246,13 @@ impl Node {
     /// An error of a polling thread, or of the way down.
     pub(crate) fn stop(self) -> Result<Vec<NodeEnd>, String> {
         self.control.give(Order::Drain);
+        while let Some(guests) = &self.guests
+            && !self.threads.iter().all(JoinHandle::is_finished)
+        {
+            // Answers that come to a free seat may hold memory that the node waits for.
+            guests.hear();
+            dataplane::clock::pause(HEARING);
+        }
         let mut ends = Vec::new();
         for t in self.threads {
             let polled = t.join().map_err(|_| "a polling thread panicked outside of its nodes".to_owned())?;

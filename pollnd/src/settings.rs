@@ -63,6 +63,15 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(all)
 }
 
+/// Whether the files of `--options`, and those that a configuration names, can be read, and have no fault in themselves.
+///
+/// # Errors
+/// The first that cannot, or its fault.
+pub(crate) fn files_are_good(a: &NodeArgs) -> Result<(), String> {
+    let mut c = Config::new(a.nid, 0);
+    a.filed.options.iter().chain(&a.options).try_for_each(|path| from_files(&mut c, path, &mut Vec::new()))
+}
+
 /// Messages that a node of `a` may have in flight to a peer.
 ///
 /// # Errors

@@ -109,6 +109,18 @@ pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String
     with_cut(front, format!("no answer within {waited} (--timeout): {why}"))
 }
 
+/// Text about messages to a peer that end with `e`, and a transfer that goes on for so long.
+pub(crate) fn goes_on(front: &Inspection, nid: Nid, patience: Duration, e: String) -> String {
+    let most = units::time(patience.as_secs_f64());
+    format!("messages end with an error: {}; others are tried for {most} (--timeout)", failed(front, nid, e))
+}
+
+/// Text about a transfer with a peer of which nothing has come through for so long; the latest message ended with `e`.
+pub(crate) fn stuck(front: &Inspection, nid: Nid, patience: Duration, e: String) -> String {
+    let waited = units::time(patience.as_secs_f64());
+    format!("nothing has come through for {waited} (--timeout): {}", failed(front, nid, e))
+}
+
 /// One text for each reason.
 fn reason(w: DialWhy) -> &'static str {
     match w {

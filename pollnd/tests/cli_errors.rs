@@ -557,6 +557,24 @@ fn a_cpu_quota_is_mentioned() {
 }
 
 #[test]
+fn a_file_that_is_not_there_is_a_wrong_command_line() {
+    let me = nid(own_ip());
+    let none = "/nonexistent/file";
+    for args in [
+        &["node", "--config", none][..],
+        &["node", "--nid", &me, "--options", none],
+        &["ping", "10.0.0.1@tcp", "--nid", &me, "--options", none],
+        &["put", "10.0.0.1@tcp", "--options", none, "--json"],
+        &["selftest", "quick", "--from", &me, "--to", &me, "--options", none],
+        &["selftest", "-f", none],
+        &["net", "ping", "inet:stream:10.0.0.1@7000", "--options", none],
+        &["config", "check", none],
+    ] {
+        run(args).failed(2, &[none]);
+    }
+}
+
+#[test]
 fn options_that_mean_nothing_here_are_refused() {
     let me = nid(own_ip());
     for (option, value) in [

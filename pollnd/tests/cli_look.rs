@@ -382,17 +382,18 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
     let question = "{\"do\":\"connections\"}\n".repeat(200);
     while deaf.write(question.as_bytes()).is_ok_and(|k| k == question.len()) {}
     assert!(!at.connections(&node, &[]).is_empty());
-    // Too many at once are told so.
-    let mut crowd: Vec<_> = (0..40).map(|_| connect()).collect();
-    let refused = crowd.iter_mut().filter_map(|s| {
-        let mut line = String::new();
-        s.write_all(b"{\"do\":\"hello\"}\n").ok();
-        BufReader::new(s).read_line(&mut line).ok()?;
-        line.contains("try again later").then_some(())
-    });
-    assert!(refused.count() >= 24);
+    // Those who are silent, whether they have never asked, or half, or have their answer, make room for those who ask.
+    let crowd: Vec<_> = (0..60)
+        .map(|n| {
+            let mut s = connect();
+            let said: &[u8] = [&b""[..], b"{\"do\":", b"{\"do\":\"hello\"}\n"][n % 3];
+            // The first ones may be cut off already.
+            let _ = s.write_all(said);
+            s
+        })
+        .collect();
     for _ in 0..10 {
-        at.run(&["stats", "--node", &path.display().to_string()]).failed(1, &["others are asking this node"]);
+        at.run(&["stats", "--node", &path.display().to_string()]).good();
     }
     drop(crowd);
     drop(deaf);

@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod proc;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proc::{Place, Proc, eventually, nid, own_ip};
 use rustix::process::Signal;
@@ -25,12 +25,6 @@ impl Place {
     fn nets(&self, node: &Proc) -> Vec<String> {
         let shown = self.ctl(node, &["net", "show"]).good().out;
         shown.lines().filter_map(|l| Some(l.split_once("nid: ")?.1.to_owned())).collect()
-    }
-
-    fn file(&self, text: &str) -> PathBuf {
-        let path = self.0.path().join("node.yaml");
-        std::fs::write(&path, text).unwrap();
-        path
     }
 }
 
@@ -69,6 +63,12 @@ fn an_ni_comes_and_goes_while_others_run() {
     at.ctl(&node, &["net", "del", "--net", "tcp"]).good();
     assert_eq!(at.nets(&node), ["0@lo", &*second]);
     at.ctl(&peer, &["ping", &second]).good();
+    // Another process may have it meanwhile.
+    let heir = at.node(&["--nid", &first]);
+    at.ctl(&peer, &["ping", &first]).good();
+    let taken = format!("process {}", heir.id());
+    at.ctl(&node, &["net", "add", "--nid", &first]).failed(234, &[&taken]);
+    heir.stop().good();
     at.ctl(&node, &["net", "add", "--nid", &first]).good();
     at.ctl(&peer, &["ping", &first]).good();
     assert_eq!(at.nets(&node), ["0@lo", &*second, &*first]);
@@ -105,15 +105,64 @@ fn refusals_are_lnetctl_s_or_say_what_to_do() {
         drop(at.ctl(&node, &[&["net", "add"], more].concat()).failed(234, says));
     };
     add(&["--net", "tcp1"], &["it needs an address: give --nid"]);
-    add(&["--nid", "203.0.113.9@tcp1"], &["cannot listen on 203.0.113.9", "no address of this node"]);
-    add(&["--nid", &format!("{a}@tcp1"), "--peer-credits", "9"], &["peer_credits 9", "have 8"]);
+    add(&["--nid", "203.0.113.9@tcp1"], &["cannot listen on 203.0.113.9:10990", "no address of this node"]);
+    let only_at_start = ["peer_credits 9", "have 8", "start the node again with --tunable peer_credits=9"];
+    add(&["--nid", &format!("{a}@tcp1"), "--peer-credits", "9"], &only_at_start);
+    // Addresses that no machine has are told of in one form, whether they are so by themselves or by the network.
+    for (nid, says) in [
+        ("255.255.255.255@tcp1", "broadcast"),
+        ("127.255.255.255@tcp1", "broadcast"),
+        ("224.0.0.1@tcp1", "multicast"),
+    ] {
+        add(&["--nid", nid], &["add:\n-     net:\n      errno: -22\n", says]);
+    }
     add(&["--nid", &format!("{a}@tcp1"), "--cpt", "[0,1]"], &["cpt [0,1]", "[0]"]);
     add(&["--nid", &format!("{a}@tcp1"), "--net", "tcp2"], &["another network than --net tcp2"]);
     add(&["--nid", &nid(b)], &[&format!("process {}", other.id())]);
     at.ctl(&node, &["route", "add", "--net", "tcp7", "--gateway", &nid(b)]).good();
     add(&["--nid", &format!("{a}@tcp7")], &["a route leads to tcp7", "route del"]);
     assert_eq!(at.nets(&node), ["0@lo", &*nid(a)]);
+    // As at start, where a node on the machine's own network may be asked for.
+    at.ctl(&node, &["net", "add", "--net", "tcp3", "--if", "lo"]).good();
+    assert_eq!(at.nets(&node).last().map(String::as_str), Some("127.0.0.1@tcp3"));
+    // A peer has no more credits than the NI.
+    at.ctl(&node, &["net", "add", "--nid", &format!("{a}@tcp4"), "--credits", "4"]).good();
+    at.ctl(&node, &["net", "show", "--net", "tcp4", "-v"])
+        .good()
+        .says(&["credits: 4\n", "peer_credits: 4\n"]);
+    node.err_has(&["peer_credits=8 is more than credits=4"]);
     other.stop().good();
+    node.stop().good();
+}
+
+/// What has not left goes by another NI, what has ends with an error, and the transfer goes on.
+#[test]
+fn a_transfer_survives_nis_that_come_and_go_at_either_end() {
+    let (at, [a, b]) = (Place::new(), [(); 2].map(|()| own_ip()));
+    let of = |ip| (nid(ip), format!("{ip}@tcp1"));
+    let ((first, own), (there, theirs)) = (of(a), of(b));
+    let node = at.node(&["--nid", &first, "--ni", &own]);
+    let peer = at.node(&["--nid", &there, "--ni", &theirs]);
+    at.ctl(&node, &["discover", &there]).good();
+    let pid = node.id().to_string();
+    for what in ["put", "get"] {
+        let mut p = at.start(&[what, &there, "--node", &pid, "-t", "3", "-s", "64k", "--json"]);
+        while p.runs() {
+            for (at_node, nid) in [(&node, &own), (&peer, &theirs)] {
+                at.ctl(at_node, &["net", "del", "--nid", nid]).good();
+                eventually("room for it", || at.ctl(at_node, &["net", "add", "--nid", nid]).status.success());
+            }
+        }
+        let end = p.end();
+        let v = end.json();
+        assert!(v["wall_s"].as_f64() > Some(2.9) && v["messages"].as_u64() > Some(0), "{what}: {end:?}");
+        match v["failed"].as_u64() {
+            Some(0) => assert_eq!(end.status.code(), Some(0), "{what}: {end:?}"),
+            _ => drop(end.failed(1, &["ended with an error"])),
+        }
+    }
+    at.run(&["put", &there, "--node", &pid, "-c", "20"]).good();
+    peer.stop().good();
     node.stop().good();
 }
 
@@ -148,7 +197,7 @@ fn files_whose_nis_are_others_change_a_node_that_runs() {
     let gateway = format!("{}@tcp1", own_ip());
     at.file(&format!("{}route: [{{net: tcp9, gateway: \"{gateway}\"}}]\n", net(&[&first, &second])));
     at.ctl(&node, &["import", path]).good();
-    assert_eq!(at.nets(&node), ["0@lo", &*first, &*second]);
+    assert_eq!(at.nets(&node), ["0@lo", &*first, &*third, &*second], "an import deletes none");
     at.ctl(&node, &["route", "show"]).good().says(&[&gateway]);
 
     at.file(&net(&[&third]));
@@ -172,4 +221,73 @@ fn files_whose_nis_are_others_change_a_node_that_runs() {
     config("apply").failed(1, &["needs a restart", &format!("credits of {second}: 98 ("), "runs with 99"]);
     peer.stop().good();
     node.stop().good();
+}
+
+/// An NI by hand goes with a file that lacks it only where the node was configured by a file, and is not imported. Whoever asks is told what is
+/// kept, added and deleted.
+#[test]
+fn only_a_node_by_its_file_loses_nis_by_hand_with_it() {
+    for by in ["nid", "nid and options", "config", "nid and config"] {
+        let (at, [a, b, c]) = (Place::new(), [(); 3].map(|()| own_ip()));
+        let (first, hand, new) = (nid(a), format!("{b}@tcp1"), format!("{c}@tcp2"));
+        let path = at.file(&net(&[&first]));
+        let path = path.to_str().unwrap();
+        let options = at.0.path().join("lustre.conf");
+        std::fs::write(&options, "options ksocklnd keepalive=7\n").unwrap();
+        let mut words = Vec::new();
+        for (word, more) in [("nid", &*first), ("options", options.to_str().unwrap()), ("config", path)] {
+            if by.contains(word) {
+                words.extend([format!("--{word}"), more.to_owned()]);
+            }
+        }
+        let node = at.node(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        let (by_file, has_file) = (by == "config", by.contains("config"));
+        let apply = || at.run(&["config", "apply", path, "--node", &node.id().to_string()]);
+        let add = |nid: &str| drop(at.ctl(&node, &["net", "add", "--nid", nid, "--credits", "99"]).good());
+        add(&hand);
+
+        at.file(&net(&[&first, &new]));
+        let end = at.ctl(&node, &["import", path]).good();
+        let end = end.tells(&[&format!("net: {new} is new"), &format!("net: {hand} is kept, though {path}")]);
+        assert!(end.out.is_empty() && !end.err.contains("is gone"), "{by}: {end:?}");
+        assert_eq!(at.nets(&node), ["0@lo", &*first, &*hand, &*new], "{by}");
+        at.ctl(&node, &["net", "show", "--net", "tcp1", "-v"]).good().says(&["credits: 99"]);
+        at.ctl(&node, &["net", "del", "--nid", &new]).good();
+
+        let end = apply().good();
+        if by_file {
+            end.says(&[&format!("net: {new} is new"), &format!("net: {hand} is gone")]);
+            assert_eq!(at.nets(&node), ["0@lo", &*first, &*new]);
+            add(&hand);
+        } else {
+            end.says(&["nothing is other"])
+                .tells(&[&format!("net: {hand} is kept"), "--nid of the command line wins"]);
+            assert_eq!(at.nets(&node), ["0@lo", &*first, &*hand], "{by}");
+            // One of the command line comes again.
+            at.ctl(&node, &["net", "del", "--nid", &first]).good();
+            apply().good().says(&[&format!("net: {first} is new")]);
+            assert_eq!(at.nets(&node), ["0@lo", &*hand, &*first], "{by}");
+        }
+        if has_file {
+            at.file(&(net(&[&first, &new]) + "global: {retry_count: 1}\n"));
+            node.signal(Signal::HUP);
+            eventually("the signal's effect", || {
+                at.ctl(&node, &["global", "show"]).good().out.contains("retry_count: 1\n")
+            });
+            let all = if by_file { ["0@lo", &*first, &*new] } else { ["0@lo", &*hand, &*first] };
+            eventually("NIs", || at.nets(&node) == all);
+        }
+        // A file that names no NI says nothing of them.
+        let before = at.nets(&node);
+        at.file("global: {retry_count: 3}\n");
+        let end = at.ctl(&node, &["import", path]).good();
+        assert!(!end.err.contains("net:"), "{by}: {end:?}");
+        if by_file {
+            apply().failed(2, &["it names no NI"]);
+        } else {
+            apply().good();
+        }
+        assert_eq!(at.nets(&node), before, "{by}");
+        node.stop().good();
+    }
 }

@@ -5,8 +5,6 @@
 #[allow(dead_code)]
 mod proc;
 
-use std::path::PathBuf;
-
 use proc::{Place, Proc, eventually, nid, own_ip};
 use rustix::process::Signal;
 
@@ -25,12 +23,6 @@ impl Place {
             ["primary nid", "Multi-Rail", "nid"].contains(&key).then(|| value.to_owned())
         };
         shown.lines().filter_map(value).collect()
-    }
-
-    fn file(&self, text: &str) -> PathBuf {
-        let path = self.0.path().join("node.yaml");
-        std::fs::write(&path, text).unwrap();
-        path
     }
 }
 

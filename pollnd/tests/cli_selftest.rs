@@ -105,6 +105,36 @@ fn quick_measures_between_two_nodes_and_leaves_no_session() {
     drop(dialled);
 }
 
+/// Members know of no end where the console was killed, or did not hear of them: they are that node's nevertheless.
+#[test]
+fn quick_takes_over_what_an_earlier_one_of_its_node_left() {
+    if !can("quick_takes_over_what_an_earlier_one_of_its_node_left") {
+        return;
+    }
+    let (a, b) = (own_ip(), own_ip());
+    let (here, there) = (nid(a), nid(b));
+    let far = node(b, &[]);
+    let quick = ["selftest", "quick", "--from", &here, "--to", &there, "--json"];
+    let mut killed = start(&[&quick[..], &["--seconds", "600"]].concat());
+    killed.until("rates", |out, _| out.contains("\"group\":\"to\""));
+    killed.kill();
+    run(&[&quick[..], &["--seconds", "1"]].concat()).good();
+    // Another node's is not taken unless asked for.
+    let third = nid(own_ip());
+    let mut killed =
+        start(&["selftest", "quick", "--from", &third, "--to", &there, "--seconds", "600", "--json"]);
+    killed.until("rates", |out, _| out.contains("\"group\":\"to\""));
+    killed.kill();
+    let refused = run(&[&quick[..], &["--seconds", "1"]].concat());
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let said = refused.out.clone() + &refused.err;
+    let all =
+        [&*format!("it is in session quick of {third}"), "--force, of new_session or of selftest quick"];
+    assert!(all.iter().all(|w| said.contains(w)), "{refused:?}");
+    run(&[&quick[..], &["--seconds", "1", "--force"]].concat()).good();
+    far.stop().good();
+}
+
 #[test]
 fn a_script_runs_to_its_end_and_its_session_goes_with_it() {
     if !can("a_script_runs_to_its_end_and_its_session_goes_with_it") {
@@ -213,7 +243,7 @@ fn what_is_wrong_is_said_without_a_node() {
             "write 4104",
         ),
         (&["selftest", "list_group"], 255, "Can't find env LST_SESSION or value is not valid"),
-        (&["selftest", "-f", "/nonexistent/script"], 255, "/nonexistent/script"),
+        (&["selftest", "-f", "/nonexistent/script"], 2, "/nonexistent/script"),
         (&["selftest", "quick", "--from", "foo@bar", "--to", "10.0.0.1@tcp"], 1, "foo@bar"),
         (&["selftest", "quick", "--from", "127.0.0.1@tcp", "--to", "10.0.0.[3-1]@tcp"], 1, "3-1"),
         (

@@ -95,7 +95,8 @@ fn two_clients_and_a_ping_at_once() {
 
 /// A `put` from `client` with no end in sight, under way.
 fn endless(server: &str, client: Ipv4Addr) -> Proc {
-    let mut p = start(&["put", server, "--nid", &nid(client), "-c", "10000000", "-s", "65536"]);
+    let way = ["put", server, "--nid", &nid(client), "--timeout", "2"];
+    let mut p = start(&[&way[..], &["-c", "10000000", "-s", "65536"]].concat());
     p.until("a connection for control and two for bulk", |_, _| proc::connections(client) == 3);
     // Eight messages behind those that are under way.
     run(&["get", server, "--nid", &nid(own_ip()), "-c", "8"]).good();
@@ -113,8 +114,9 @@ fn a_client_whose_server_is_killed_says_so() {
         let up = node(b, copy);
         let put = endless(&server, a);
         up.kill();
+        // It tries for a while whether the server is there again.
         let end = put.end().failed(1, &["PUT to", &server, "of 10000000 messages had completed"]);
-        // The second when it has dialled once more already.
+        let end = end.tells(&["nothing has come through for", "had ended with an error"]);
         let why = ["the connection to the peer was lost", "the peer cannot be reached"];
         assert!(why.iter().any(|w| end.err.contains(w)), "{end:?}");
         // The same address serves again at once.
@@ -122,6 +124,71 @@ fn a_client_whose_server_is_killed_says_so() {
         moved(&run(&["put", &server, "--nid", &nid(a), "-c", "5", "--json"]).good(), 5, 1 << 20);
         up.stop().good().says(&["checked 5, wrong 0"]);
     }
+}
+
+/// As pings do: errors of messages are theirs alone, over a node of its own and through one that runs, and are told at the end.
+#[test]
+fn a_long_transfer_survives_a_restart_of_its_peer() {
+    if !can("a_long_transfer_survives_a_restart_of_its_peer") {
+        return;
+    }
+    let near = node(own_ip(), &[]);
+    let (pid, own) = (near.id().to_string(), nid(own_ip()));
+    for (what, by) in [("put", ["--nid", &own]), ("get", ["--node", &pid])] {
+        let b = own_ip();
+        let server = nid(b);
+        let up = node(b, &[]);
+        let more = ["-c", "10000000", "-s", "65536", "-w", "0.1", "--timeout", "100", "--json"];
+        let mut p = start(&[&[what, &server][..], &by, &more].concat());
+        let flows = |out: &str| {
+            let mut rows = out.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+            rows.next_back().is_some_and(|r| r["messages"].as_u64() > Some(0) && r["failed"] == 0)
+        };
+        p.until("messages", |out, _| flows(out));
+        up.kill();
+        p.until("word of the trouble", |_, err| err.contains("messages end with an error"));
+        p.until("an interval without messages", |out, _| !flows(out));
+        let up = node(b, &[]);
+        p.until("messages again", |out, _| flows(out));
+        let end = p.stop().failed(1, &["interrupted", "had ended with an error"]);
+        let v: serde_json::Value = serde_json::from_str(end.out.lines().last().unwrap()).unwrap();
+        let errors: u64 =
+            v["errors"].as_array().unwrap().iter().map(|e| e["messages"].as_u64().unwrap()).sum();
+        assert!(errors > 0 && v["failed"].as_u64() == Some(errors), "{v}");
+        up.stop().good().says(&["wrong 0"]);
+    }
+    near.stop().good();
+}
+
+/// Whoever gives up leaves operations behind that LNet has not ended, and their seat to the next.
+#[test]
+fn commands_that_gave_up_hold_no_seat_of_a_node() {
+    if !can("commands_that_gave_up_hold_no_seat_of_a_node") {
+        return;
+    }
+    let (near, b) = (node(own_ip(), &[]), own_ip());
+    let far = node(b, &[]);
+    let (pid, there) = (near.id().to_string(), nid(b));
+    let silent = own_ip();
+    let _mute = std::net::TcpListener::bind((silent, 988)).unwrap();
+    for _ in 0..8 {
+        let given_up = run(&["put", &nid(silent), "--node", &pid, "--timeout", "0.1"]);
+        given_up.failed(1, &["no answer within 100 ms"]);
+        run(&["ping", &nid(silent), "--node", &pid, "--timeout", "0.1"]).failed(1, &["no answer within"]);
+    }
+    for what in ["put", "get"] {
+        run(&[what, &there, "--node", &pid, "-c", "10"]).good();
+    }
+    run(&["ping", &there, "--node", &pid]).good();
+    // One that is killed asks for nothing more: not even those that wait longest.
+    for _ in 0..6 {
+        let p = start(&["ping", &nid(silent), "--node", &pid, "--timeout", "3000"]);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        p.kill();
+    }
+    run(&["put", &there, "--node", &pid, "-c", "10"]).good();
+    near.stop().good();
+    far.stop().good().says(&["wrong 0"]);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //!   10.95.0.1@tcp  ── veth ── 10.95.0.2@tcp
 //!   10.95.1.1@tcp1 ── veth ── 10.95.1.2@tcp1
 //! ```
+//!
+//! The same where both are of the network tcp, and each NI may speak with either NID of the other node.
 
 #![allow(missing_docs)]
 
@@ -25,8 +27,8 @@ struct Node {
 }
 
 impl Node {
-    fn new(ns: Namespace, n: usize) -> Node {
-        let nids = [format!("10.95.0.{n}@tcp"), format!("10.95.1.{n}@tcp1")];
+    fn new(ns: Namespace, n: usize, second: &str) -> Node {
+        let nids = [format!("10.95.0.{n}@tcp"), format!("10.95.1.{n}@{second}")];
         let args = ["node", "--nid", &nids[0], "--ni", &nids[1], "--carrier", "sockets"];
         let mut proc = Proc::start(ns.pollnd(&args));
         proc.wait_for("is up on");
@@ -58,6 +60,22 @@ impl Node {
         }
     }
 
+    /// Pushes that it has taken.
+    fn heard(&self) -> u64 {
+        let v: serde_json::Value = serde_json::from_str(&self.ctl(&["stats", "--json"])).unwrap();
+        let lcores = v["lcores"].as_array().unwrap();
+        lcores.iter().map(|l| l["counters"]["pushes_taken"].as_u64().unwrap_or(0)).sum()
+    }
+
+    /// It has taken more pushes than `before`.
+    fn hears(&self, before: u64) {
+        let end = Instant::now() + LONG;
+        while self.heard() == before {
+            assert!(Instant::now() < end, "nothing was heard of the other's link");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// So many pings of the other's NID, one after the other, none of which is lost.
     fn pings(&self, nid: &str, n: &str) {
         let out = self.ctl(&["ping", nid, "-c", n, "-i", "0.01", "--timeout", "10"]);
@@ -65,12 +83,8 @@ impl Node {
     }
 }
 
-#[test]
-fn an_interface_goes_down_and_its_ni_with_it() {
-    if let Some(why) = missing(&[]) {
-        println!("SKIP: an_interface_goes_down_and_its_ni_with_it: {why}");
-        return;
-    }
+/// Two nodes, with a link for each NI; the second NI's network is `second`.
+fn two_links(second: &str) -> [Node; 2] {
     let spaces = [Namespace::new(), Namespace::new()];
     for link in 0..2 {
         let ends = [0, 1].map(|side| format!("rl{link}s{side}"));
@@ -91,10 +105,19 @@ fn an_interface_goes_down_and_its_ni_with_it() {
             ns.ip(&["link", "set", &ends[side], "up"]);
         }
     }
-    let [first, second] = spaces;
-    let (a, b) = (Node::new(first, 1), Node::new(second, 2));
-    a.until(&["up 0", "up 0"]);
-    b.until(&["up 0", "up 0"]);
+    let [a, b] = spaces;
+    let nodes = [Node::new(a, 1, second), Node::new(b, 2, second)];
+    nodes.iter().for_each(|n| n.until(&["up 0", "up 0"]));
+    nodes
+}
+
+#[test]
+fn an_interface_goes_down_and_its_ni_with_it() {
+    if let Some(why) = missing(&[]) {
+        println!("SKIP: an_interface_goes_down_and_its_ni_with_it: {why}");
+        return;
+    }
+    let [a, b] = two_links("tcp1");
     a.ctl(&["lnetctl", "discover", &b.nids[0]]);
     a.pings(&b.nids[0], "5");
     // Both ends of a link that is down lose their carrier.
@@ -127,6 +150,43 @@ fn an_interface_goes_down_and_its_ni_with_it() {
     b.ns.ip(&["link", "set", "rl1s1", "down"]);
     b.ctl(&["lnetctl", "net", "add", "--nid", "10.95.1.2@tcp1"]);
     b.until(&["up 0", "down 1"]);
+    a.proc.stop();
+    b.proc.stop();
+}
+
+/// Neither node sends to the NID of the other whose link is lost, though its own NIs that are up could, and pairs of those were used.
+#[test]
+fn a_link_of_two_in_one_network_goes_down() {
+    if let Some(why) = missing(&[]) {
+        println!("SKIP: a_link_of_two_in_one_network_goes_down: {why}");
+        return;
+    }
+    let [a, b] = two_links("tcp");
+    a.ctl(&["lnetctl", "discover", &b.nids[0]]);
+    for (node, other) in [(&a, &b), (&b, &a)] {
+        other.nids.iter().for_each(|nid| node.pings(nid, "8"));
+    }
+    for (rail, states) in [(1, ["up 0", "down 1"]), (0, ["down 1", "up 0"])] {
+        let (name, before) = (format!("rl{rail}s0"), [a.heard(), b.heard()]);
+        a.ns.ip(&["link", "set", &name, "down"]);
+        a.until(&states);
+        b.until(&states);
+        a.hears(before[0]);
+        b.hears(before[1]);
+        for nid in &b.nids {
+            a.pings(nid, "20");
+        }
+        for nid in &a.nids {
+            b.pings(nid, "20");
+        }
+        let before = [a.heard(), b.heard()];
+        a.ns.ip(&["link", "set", &name, "up"]);
+        a.until(&["up 0", "up 0"]);
+        b.until(&["up 0", "up 0"]);
+        a.hears(before[0]);
+        b.hears(before[1]);
+        a.pings(&b.nids[1 - rail], "20");
+    }
     a.proc.stop();
     b.proc.stop();
 }

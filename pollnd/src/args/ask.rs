@@ -11,7 +11,7 @@ use super::values::{bytes, nid, pause, pings, seconds, transfers};
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Via {
     /// The NID that this command has: that of a node that runs on this machine, which is used then, or of a node of its own.
-    /// Default over kernel sockets: the address from which this machine reaches the target.
+    /// Default over kernel sockets: the address from which this machine reaches the target, or the gateway of the --route to it.
     #[arg(long, value_parser = nid)]
     pub(crate) nid: Option<Nid>,
     /// Goes through a node that runs: its process number, or the path of its control socket.
@@ -25,6 +25,7 @@ pub(super) const OF_A_NODE: &[&str] = &[
     "ni",
     "route",
     "peer_nids",
+    "fault",
     "carrier",
     "port",
     "vdev",
@@ -97,7 +98,9 @@ pub(crate) struct PingArgs {
   pollnd put 10.0.0.2@tcp                         1024 messages of 1 MiB
   pollnd get 10.0.0.2@tcp -c 10 -s 16M            ten times 16 MiB, in 16 messages each
   pollnd put 10.0.0.2@tcp -t 60 -w 1 -s 4k        4 KiB messages for a minute, a line a second
-  pollnd put 10.0.0.2@tcp --node 1234             from the node with that process number")]
+  pollnd put 10.0.0.2@tcp --node 1234             from the node with that process number
+
+A message that ends with an error is counted, and the next is sent; the exit code is 1 when any did.")]
 pub(crate) struct BulkArgs {
     /// Whom to, such as 10.0.0.2@tcp.
     #[arg(value_parser = nid)]
@@ -115,7 +118,7 @@ pub(crate) struct BulkArgs {
     /// A line every so many seconds: time, rate, messages a second, messages.
     #[arg(long, short, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) watch: Option<f64>,
-    /// Gives up when nothing has been answered for so many seconds, connecting included.
+    /// Gives up when nothing has been answered well for so many seconds, connecting included.
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     pub(crate) timeout: f64,
     /// One JSON object instead of a line; with --watch one for each interval before it.

@@ -13,6 +13,7 @@ use super::values::number;
   pollnd lnetctl net show -v 2
   pollnd lnetctl net add --net tcp1 --if eth1
   pollnd lnetctl net del --net tcp1
+  pollnd lnetctl net set --nid 10.0.0.1@tcp --health 500
   pollnd lnetctl peer show -v --nid 10.0.0.2@tcp
   pollnd lnetctl peer add --prim_nid 10.0.0.2@tcp --nid 10.0.1.2@tcp1
   pollnd lnetctl stats show
@@ -93,6 +94,18 @@ pub(crate) enum CtlVerb {
         /// The file.
         file: PathBuf,
     },
+    /// Looks into the node.
+    #[command(subcommand)]
+    Debug(CtlDebug),
+    /// Tells the CPTs whose lcores have the connections with these NIDs.
+    CptOfNid {
+        /// NIDs, with spaces or commas between.
+        #[arg(required_unless_present = "named", value_delimiter = ',')]
+        nids: Vec<String>,
+        /// The same.
+        #[arg(long = "nid", id = "named", value_name = "NID[,NID...]", value_delimiter = ',')]
+        named: Vec<String>,
+    },
     /// Selection policies, which a node does not have.
     Udsp {
         /// The verb and its options.
@@ -132,7 +145,7 @@ pub(crate) struct NetArg {
 pub(crate) enum CtlNet {
     /// Adds an NI, or one for each interface, while others run.
     Add {
-        /// It.
+        /// The NI.
         #[command(flatten)]
         ni: NetArg,
         /// Messages that it may have in flight. Default: the node's number.
@@ -159,9 +172,30 @@ pub(crate) enum CtlNet {
     },
     /// Deletes the NIs of a network, or those that are named.
     Del {
-        /// They.
+        /// The NIs.
         #[command(flatten)]
         ni: NetArg,
+    },
+    /// Sets values of them.
+    Set {
+        /// The NI.
+        #[arg(long, conflicts_with = "all")]
+        nid: Option<String>,
+        /// All of them.
+        #[arg(long, short)]
+        all: bool,
+        /// The network whose NIs get the time of --lnd-timeout.
+        #[arg(long, short, requires = "lnd_timeout")]
+        net: Option<String>,
+        /// Health, 0 to 1000: messages go by the best NI. Recovery brings it back, as after a failure.
+        #[arg(long, short = 't', allow_hyphen_values = true)]
+        health: Option<i64>,
+        /// Connections of each bulk type to a peer, which all NIs of a node have.
+        #[arg(long, allow_hyphen_values = true)]
+        conns_per_peer: Option<i64>,
+        /// Seconds without progress that end a peer's connections, which all NIs of a node have.
+        #[arg(long, allow_hyphen_values = true)]
+        lnd_timeout: Option<i64>,
     },
     /// Shows them.
     Show {
@@ -200,9 +234,58 @@ pub(crate) enum CtlPeer {
     /// Lists their primary NIDs.
     List,
     /// Has NIDs be one peer's, whatever it says of itself; or adds some to one that is there by hand.
-    Add(PeerArg),
+    Add {
+        /// It.
+        #[command(flatten)]
+        peer: PeerArg,
+        /// It is not Multi-Rail, and has the primary NID alone.
+        #[arg(long = "non_mr", visible_alias = "non-mr", short = 'm')]
+        non_mr: bool,
+        /// Discovery does not change its primary NID: so it is with every peer by hand.
+        #[arg(long = "lock_prim", visible_alias = "lock-prim", short = 'l')]
+        #[allow(dead_code, reason = "no peer by hand is otherwise")]
+        lock_prim: bool,
+    },
     /// Deletes one, or NIDs of it. What discovery has told of it is asked for anew.
-    Del(PeerArg),
+    Del {
+        /// It.
+        #[command(flatten)]
+        peer: PeerArg,
+        /// One whose primary NID is locked, too: so it is with every peer by hand.
+        #[arg(long, short)]
+        #[allow(dead_code, reason = "no peer by hand is otherwise")]
+        force: bool,
+    },
+    /// Sets values of their NIs.
+    Set {
+        /// The NI.
+        #[arg(long, conflicts_with = "all")]
+        nid: Option<String>,
+        /// All of them.
+        #[arg(long, short)]
+        all: bool,
+        /// Health, 0 to 1000: messages go to the best one. Recovery brings it back, as after a failure.
+        #[arg(long, short = 't', allow_hyphen_values = true)]
+        health: Option<i64>,
+        /// A peer's state, which a node does not let be set.
+        #[arg(long, short, allow_hyphen_values = true)]
+        state: Option<String>,
+    },
+}
+
+/// `pollnd lnetctl debug`.
+#[derive(Subcommand, Debug, Clone)]
+pub(crate) enum CtlDebug {
+    /// Lists NIDs that are being recovered.
+    #[command(group = clap::ArgGroup::new("whose").required(true))]
+    Recovery {
+        /// This node's.
+        #[arg(long, short, group = "whose")]
+        local: bool,
+        /// Peers'.
+        #[arg(long, short, group = "whose")]
+        peer: bool,
+    },
 }
 
 /// A route by its ends.

@@ -28,7 +28,7 @@ fn checked(path: &Path) -> Result<Loaded, String> {
         return Ok(file);
     }
     let argv: Vec<OsString> = ["pollnd".into(), "node".into()].into();
-    match merge::with(&argv, Some(&file)) {
+    match merge::with(&argv, Some(&file), None) {
         Ok(_) => Ok(file),
         Err(Bad::File(e)) => Err(e),
         Err(Bad::Line(e)) => Err(format!("{}: {e}\n", path.display())),
@@ -87,7 +87,7 @@ fn apply(path: Option<PathBuf>, node: Option<&str>) -> Result<ExitCode, String> 
         out::err(&e);
         return Ok(ExitCode::from(FAULTY));
     }
-    let answer = Client::new(node)?.one(&Request::Apply { path })?;
+    let answer = Client::new(node)?.one(&Request::Apply { path, adds: false })?;
     match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
             notes.iter().for_each(out::note);

@@ -12,13 +12,14 @@ use super::yaml::FAULTS_MAX;
 
 const TIME: Duration = Duration::from_secs(3);
 
-const TEXTS: [&str; 6] = [
+const TEXTS: [&str; 7] = [
     include_str!("../../../testdata/texts/lnetctl/net-show.yaml"),
     include_str!("../../../testdata/texts/lnetctl/export-backup.yaml"),
     include_str!("../../../testdata/texts/lnetctl/global-show.yaml"),
     include_str!("../../../testdata/config/bad.yaml"),
     include_str!("../../../dist/pollnd.yaml"),
     "dpdk: {device: net_ring0, lcores: 2, eal: [-a, b]}\ntelemetry: {dpdk: off}\n",
+    "fault: {drop: [{source: '*@tcp', dest: '*', rate: 9, portal: [7, 50], health_error: [random]}], delay: [{source: '*', dest: 10.0.0.2@tcp, interval: 5, message: PUT, latency: 0.3}]}\n",
 ];
 
 const PIECES: [&str; 28] = [
@@ -102,6 +103,7 @@ fn values(m: &Model) -> Vec<String> {
     );
     all.extend(m.routes.iter().map(|(r, _)| r.to_string()));
     all.extend(m.peers.iter().map(|(p, _)| p.to_string()));
+    all.extend(m.faults.iter().map(|(r, _)| crate::fault_rules::words(r)));
     all.sort();
     all
 }

@@ -9,7 +9,7 @@ const KEYS: &str = "primary nid, Multi-Rail, peer ni";
 /// A key of a peer that is a reading.
 const READING: &str = "peer state";
 
-fn mapping<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'n [(Key, Node)]> {
+pub(super) fn mapping<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'n [(Key, Node)]> {
     match &node.kind {
         Kind::Map(all) => Some(all),
         _ => {
@@ -19,7 +19,7 @@ fn mapping<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'
     }
 }
 
-fn list<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> &'n [Node] {
+pub(super) fn list<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> &'n [Node] {
     match &node.kind {
         Kind::List(all) => all,
         Kind::Nothing => &[],
@@ -31,7 +31,7 @@ fn list<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> &'n [Node] {
     }
 }
 
-fn text<'n>(key: &Key, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'n str> {
+pub(super) fn text<'n>(key: &Key, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'n str> {
     match &node.kind {
         Kind::Text(text) => Some(text),
         _ => {

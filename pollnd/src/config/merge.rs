@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use transport::lnd::{PeerByHand, Route, TcpKind};
 use transport::node::NodeBuilder;
+use transport::wire::Nid;
 
 use super::keys::{Means, Part};
 use super::model::{self, Model, Said};
+use super::own_nis::{Placed, Running, Taking, set_nis};
 use super::reader;
 use super::yaml::{Fault, Place};
 use crate::args::tuned::{Filed, Tuned};
-use crate::args::{self, Cli, Command, ServeArgs, Told};
-use crate::{file, iface, networks, settings};
+use crate::args::{self, Cli, Command, NodeArgs, ServeArgs, Told};
+use crate::{fault_rules, file, iface, networks, settings};
 
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
@@ -170,7 +172,7 @@ impl Words {
 }
 
 /// The NIDs of a file.
-fn nids(file: &Loaded) -> Result<Vec<String>, String> {
+fn nids(file: &Loaded) -> Result<Vec<Nid>, String> {
     let mut faults = String::new();
     let mut all = Vec::new();
     for ni in &file.model.nis {
@@ -203,14 +205,14 @@ fn nids(file: &Loaded) -> Result<Vec<String>, String> {
         let at = file.model.nis.get(i).map_or_else(Place::default, |n| n.at);
         faults += &file.fault(at, format_args!("{nid} stands here a second time: leave one out"));
     }
-    if faults.is_empty() { Ok(all.iter().map(ToString::to_string).collect()) } else { Err(faults) }
+    if faults.is_empty() { Ok(all) } else { Err(faults) }
 }
 
-/// The arguments of a node by `argv`, a command line of `pollnd node`, and `file`.
+/// The arguments of a node by `argv`, a command line of `pollnd node`, and `file`; of one that runs, if it does.
 ///
 /// # Errors
 /// Faults of either.
-pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad> {
+pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>, running: Option<&Running>) -> Result<Cli, Bad> {
     let Some((typed, file)) = Typed::of(argv).zip(file) else {
         let mut cli = args::parse(argv.iter().cloned()).map_err(Bad::Line)?;
         if let Command::Node(a) = &mut cli.command {
@@ -219,20 +221,30 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
         return Ok(cli);
     };
     let mut words = Words::default();
-    if let Some(first) = file.model.nis.first() {
-        match ["nid", "ni"].into_iter().find(|f| typed.has(f)) {
-            Some(flag) => words.wins(&format!("--{flag}"), file, first.at, "the NIs there"),
-            None => {
-                let nids = nids(file).map_err(Bad::File)?;
-                let flags = std::iter::once("nid").chain(std::iter::repeat("ni"));
-                words.options.extend(flags.zip(&nids).map(|(f, n)| OsString::from(format!("--{f}={n}"))));
-            }
+    let by_line = ["nid", "ni"].into_iter().find(|f| typed.has(f));
+    let adding = running.filter(|r| r.taking == Taking::Adding);
+    let mut own = Vec::new();
+    match (file.model.nis.first(), by_line) {
+        (Some(first), Some(flag)) if adding.is_none() => {
+            words.wins(&format!("--{flag}"), file, first.at, "the NIs there");
         }
-    } else if !typed.has("nid") {
-        return Err(Bad::File(format!(
-            "{}: it names no NI: add one under net:, or give --nid\n",
-            file.path.display()
-        )));
+        (Some(_), _) => own = nids(file).map_err(Bad::File)?,
+        (None, _) => {}
+    }
+    if !typed.has("nid") {
+        // Without a word about NIs the node keeps those that it has.
+        let kept = adding.filter(|_| own.is_empty()).map(|r| r.nis.iter().map(|n| n.0.0).collect());
+        let all: Vec<Nid> = kept.unwrap_or_else(|| own.clone());
+        if all.is_empty() && file.model.nis.is_empty() {
+            return Err(Bad::File(format!(
+                "{}: it names no NI: add one under net:, or give --nid\n",
+                file.path.display()
+            )));
+        }
+        if by_line.is_none() {
+            let flags = std::iter::once("nid").chain(std::iter::repeat("ni"));
+            words.options.extend(flags.zip(&all).map(|(f, n)| OsString::from(format!("--{f}={n}"))));
+        }
     }
     for s in &file.model.said {
         words.option(&typed, file, s);
@@ -255,6 +267,17 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
             }
         }
     }
+    if let Some((_, at)) = file.model.faults.first() {
+        match typed.has("fault") {
+            true => words.wins("--fault", file, *at, "the rules there"),
+            false => {
+                let all = file.model.faults.iter();
+                words
+                    .options
+                    .extend(all.map(|(r, _)| OsString::from(format!("--fault={}", fault_rules::words(r)))));
+            }
+        }
+    }
     let eal: Vec<OsString> = match typed.eal.is_empty() && !words.eal.is_empty() {
         true => std::iter::once(OsString::from("--")).chain(words.eal).collect(),
         false => typed.eal.to_vec(),
@@ -263,17 +286,57 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>) -> Result<Cli, Bad>
     let mut cli = args::parse(line).map_err(Bad::Line)?;
     if let Command::Node(a) = &mut cli.command {
         a.node.filed = filed(file, a, &mut words.notes);
-        if !typed.has("nid") && !typed.has("ni") {
-            let own = networks::nids(&a.node).into_iter().zip(&file.model.nis);
-            a.node.filed.credits = own.filter_map(|(nid, ni)| Some((nid, ni.credits?))).collect();
+        a.node.nid = a.nid;
+        let credits = own.iter().zip(&file.model.nis).filter_map(|(nid, ni)| Some((*nid, ni.credits?)));
+        a.node.filed.credits = credits.collect();
+        if let Some(r) = running {
+            let kept = runs_on(a, r, by_line.is_some(), (file, &own)).map_err(Bad::File)?;
+            words.notes.extend(kept);
         }
         words.notes.extend(file.model.passed.iter().map(|p| format!("{}: {}", file.at(p.at), p.text)));
         let level = file.model.said(Part::Log, "level").map(|s| s.value().to_owned());
         a.told = Told { argv: argv.to_vec(), level, notes: words.notes };
-        a.node.nid = a.nid;
         together(file, a).map_err(Bad::File)?;
     }
     Ok(cli)
+}
+
+/// Gives the arguments the NIs that the node is to have, which has some; tells of those that stay though nobody names them.
+fn runs_on(
+    a: &mut ServeArgs,
+    r: &Running,
+    by_line: bool,
+    (file, own): (&Loaded, &[Nid]),
+) -> Result<Vec<String>, String> {
+    let path = file.path.display();
+    let fault = |e: String| format!("{path}: {}\n", e.trim_start_matches("--"));
+    let now: Vec<Placed> = r.nis.iter().map(|n| n.0).collect();
+    let line = (by_line && r.taking == Taking::Whole).then(|| networks::with_places(&a.node));
+    let line = line.transpose().map_err(fault)?;
+    let filed = match own {
+        [first, rest @ ..] => {
+            // Places of ports are those of the file's own NIs.
+            let said = file.model.said(Part::Dpdk, "ni_ports");
+            let ni_ports = said.iter().flat_map(|s| &s.values).filter_map(|v| v.parse().ok()).collect();
+            let of_file = NodeArgs { nid: *first, ni: rest.to_vec(), ni_ports, ..a.node.clone() };
+            networks::with_places(&of_file).map_err(fault)?
+        }
+        [] => Vec::new(),
+    };
+    let (all, kept) = r.taking.decide(line.as_deref(), &filed, &now);
+    set_nis(a, &all);
+    let others = r.nis.iter().filter(|n| !own.contains(&n.0.0));
+    a.node.filed.credits.extend(others.filter_map(|n| Some((n.0.0, n.1?))));
+    if file.model.nis.is_empty() {
+        return Ok(Vec::new());
+    }
+    let why = match r.taking {
+        Taking::Adding => "an import deletes none",
+        Taking::Whole => {
+            "it was added while the node ran, and the command line's NIs win over those of files"
+        }
+    };
+    Ok(kept.iter().map(|nid| format!("net: {nid} is kept, though {path} does not name it: {why}")).collect())
 }
 
 /// Tunables of a file, but those that the command line sets.
@@ -299,6 +362,7 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
     faults.extend(networks::addresses(&a.node).err());
     faults.extend(settings::config(&a.node, kind, true, None).err());
     let node = a.node.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
+    let node = node.faults(a.node.fault.clone());
     faults.extend(node.check().err().map(|e| e.to_string()));
     if let Err(e) = Route::check_all(&a.node.route, &networks::nids(&a.node)) {
         let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("route"));
@@ -361,7 +425,7 @@ pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, Bad> {
         _ => None,
     };
     let file = path.map(|p| load(&p)).transpose().map_err(Bad::File)?;
-    with(&argv, file.as_ref())
+    with(&argv, file.as_ref(), None)
 }
 
 #[cfg(test)]
@@ -382,7 +446,7 @@ dpdk:
         std::fs::write(&path, format!("{TWO}{more}")).unwrap();
         let argv: Vec<OsString> = ["pollnd", "node"].iter().chain(words).map(OsString::from).collect();
         let file = load(&path).unwrap();
-        match with(&argv, Some(&file)) {
+        match with(&argv, Some(&file), None) {
             Err(Bad::File(e)) => e.replace(&format!("{}/", dir.path().display()), ""),
             Err(Bad::Line(e)) => panic!("{e}"),
             Ok(_) => String::new(),

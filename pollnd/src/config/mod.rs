@@ -5,7 +5,9 @@
 //! ([`reload`]) compares what it was told with what it is told now, and takes all of it or nothing.
 
 pub(crate) mod command;
+mod credits;
 mod elsewhere;
+mod faulty;
 #[cfg(test)]
 mod fuzz;
 mod hands;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use transport::lnd::{PeerByHand, Route};
+use transport::lnet::faults::FaultRule;
 use transport::wire::Nid;
 
 use super::keys::{self, Key, Means, Part};
@@ -54,6 +55,8 @@ pub(crate) struct Model {
     pub(crate) routes: Vec<(Route, Place)>,
     /// Peers by hand.
     pub(crate) peers: Vec<(PeerByHand, Place)>,
+    /// Fault rules.
+    pub(crate) faults: Vec<(FaultRule, Place)>,
     /// Sections of lnetctl's that are passed over, and why.
     pub(crate) passed: Vec<Fault>,
 }

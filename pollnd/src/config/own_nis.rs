@@ -1,6 +1,14 @@
 //! NIs of a node that runs: added one by one, deleted one by one, or made those of a file (docs/config.md).
+//!
+//! The rule for files is [`Taking::decide`]:
+//!
+//! | who takes it | NIs of the file | NIs that it does not name |
+//! |---|---|---|
+//! | `import` | those that are not there are added | stay |
+//! | `config apply`, SIGHUP; the node was started by its file | those that are not there are added | are deleted |
+//! | the same; it was started by `--nid` | are passed over, as at start | stay; those of the command line are added where they were deleted |
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use bench::sock::epoch;
 use transport::lnd::{Config, NewNi, NiConfig};
@@ -8,7 +16,7 @@ use transport::node::inspect::{Inspection, Site};
 use transport::wire::Nid;
 
 use crate::args::{NodeArgs, ServeArgs};
-use crate::inspect::claim::{self, Claim};
+use crate::inspect::claim::{self, Claim, Lock};
 use crate::inspect::failure::Failure;
 use crate::networks;
 
@@ -27,8 +35,66 @@ pub(crate) struct Wanted {
 struct Ni {
     nid: Nid,
     place: usize,
-    /// Keeps its NID for it. That of the NID that the node was started with is kept by whoever runs it.
+    /// Keeps its NID for it. The lock of the NID that the node was started with is held by whoever runs it.
     _claim: Option<Claim>,
+}
+
+/// How a node that runs takes a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// It becomes what it would be had it started with the file: `config apply`, SIGHUP.
+    Whole,
+    /// It gets the NIs that the file names, and keeps those that it has: `import`.
+    Adding,
+}
+
+/// An NI, and the place of its port.
+pub(super) type Placed = (Nid, usize);
+
+/// A node that runs, to which a file is given.
+pub(crate) struct Running {
+    pub(super) taking: Taking,
+    /// The NIs that it has, with their own credits.
+    pub(super) nis: Vec<(Placed, Option<u32>)>,
+}
+
+impl Taking {
+    /// The NIs that a node is to have that has these `now`, and of them those that nobody names: `line` are those of its command line,
+    /// where that has some.
+    pub(super) fn decide(
+        self,
+        line: Option<&[Placed]>,
+        file: &[Placed],
+        now: &[Placed],
+    ) -> (Vec<Placed>, Vec<Nid>) {
+        let (named, mut all) = match (self, line) {
+            (Taking::Adding, _) => (file, now.to_vec()),
+            (Taking::Whole, Some(line)) => (line, now.to_vec()),
+            (Taking::Whole, None) => (file, Vec::new()),
+        };
+        let unnamed = |n: &&Placed| !named.iter().any(|m| m.0 == n.0);
+        let kept = all.iter().filter(unnamed).map(|n| n.0).collect();
+        for ni in named {
+            match all.iter_mut().find(|n| n.0 == ni.0) {
+                // An NI that changed its port would go first.
+                Some(there) if self == Taking::Whole => *there = *ni,
+                Some(_) => {}
+                None => all.push(*ni),
+            }
+        }
+        (all, kept)
+    }
+}
+
+/// Gives a node's arguments these NIs; the NID is `0@lo` where there are none.
+pub(super) fn set_nis(a: &mut ServeArgs, nis: &[Placed]) {
+    a.nid = nis.first().map_or(Nid::LO, |n| n.0);
+    a.node.nid = a.nid;
+    a.node.ni = nis.iter().skip(1).map(|n| n.0).collect();
+    a.node.ni_ports = match networks::count(&a.node) > 1 {
+        true => nis.iter().map(|n| n.1 as u16).collect(),
+        false => Vec::new(),
+    };
 }
 
 /// The NIs of a node that runs, in the order in which they came.
@@ -38,9 +104,21 @@ pub(crate) struct Nis(Mutex<Here>);
 #[derive(Debug, Default)]
 struct Here {
     all: Vec<Ni>,
-    /// The NID that the node was started with, and the name of its command.
+    /// The NID that the node was started with, its lock, and the name of the node's command.
     first: Option<Nid>,
+    lock: Weak<Lock>,
     command: &'static str,
+}
+
+impl Here {
+    /// The node has no NI of this NID: if it is the one that it was started with, another process may have it.
+    fn let_go(&self, nid: Nid) {
+        if self.first == Some(nid)
+            && let Some(lock) = self.lock.upgrade()
+        {
+            lock.release();
+        }
+    }
 }
 
 impl Nis {
@@ -48,19 +126,25 @@ impl Nis {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the NIDs of a node that starts, but for the first one's lock, which its caller has taken: with `locked` those of the others.
+    /// Takes the NIDs of a node that starts, but for the first one's, which its caller has taken: where that is `locked` the others are, too.
     ///
     /// # Errors
     /// One that another process has; NIs that do not go with the ports.
-    pub(crate) fn starts(&self, a: &NodeArgs, command: &'static str, locked: bool) -> Result<(), String> {
+    pub(crate) fn starts(
+        &self,
+        a: &NodeArgs,
+        command: &'static str,
+        locked: Option<&Claim>,
+    ) -> Result<(), String> {
         let mut nis = self.nis();
         (nis.first, nis.command) = (Some(a.nid), command);
+        nis.lock = locked.map(Claim::lock).unwrap_or_default();
         for (nid, place) in networks::with_places(a)? {
             // One that is named twice is refused as such.
             if nis.all.iter().any(|n| n.nid == nid) {
                 continue;
             }
-            let claim = match locked && nid != a.nid {
+            let claim = match locked.is_some() && nid != a.nid {
                 true => claim::take(nid, &claim::scope(a), command).map_err(|h| h.refusal("--ni", nid))?,
                 false => None,
             };
@@ -79,16 +163,19 @@ impl Nis {
         self.nis().all.iter().map(|n| n.nid).collect()
     }
 
+    fn placed(&self) -> Vec<Placed> {
+        self.nis().all.iter().map(|n| (n.nid, n.place)).collect()
+    }
+
+    /// A node that runs with the configuration `cfg`, and is given a file.
+    pub(super) fn running(&self, cfg: &Config, taking: Taking) -> Running {
+        let own = |nid| cfg.nis.iter().find(|n| n.nid == nid).and_then(|n| n.credits);
+        Running { taking, nis: self.placed().into_iter().map(|n| (n, own(n.0))).collect() }
+    }
+
     /// The arguments `a` with the NIs that there are; the NID is `0@lo` where there are none.
     pub(crate) fn current(&self, mut a: ServeArgs) -> ServeArgs {
-        let nis = self.nis();
-        a.nid = nis.all.first().map_or(Nid::LO, |n| n.nid);
-        a.node.nid = a.nid;
-        a.node.ni = nis.all.iter().skip(1).map(|n| n.nid).collect();
-        a.node.ni_ports = match networks::count(&a.node) > 1 {
-            true => nis.all.iter().map(|n| n.place as u16).collect(),
-            false => Vec::new(),
-        };
+        set_nis(&mut a, &self.placed());
         a
     }
 
@@ -98,23 +185,27 @@ impl Nis {
     /// Another process has the NID; the node refuses it.
     pub(crate) fn add(&self, front: &Inspection, a: &NodeArgs, ni: &Wanted) -> Result<(), Failure> {
         let Wanted { nid, place, credits } = *ni;
-        networks::one_more(a, nid, place)?;
+        networks::one_more(a, nid, place).map_err(|e| Failure::numbered(e, libc::EINVAL))?;
         let ip = nid.ip().ok_or_else(|| format!("{nid} has no IP address"))?;
         let mut nis = self.nis();
         if nis.all.iter().any(|n| n.nid == nid) {
             let e = transport::lnd::NiError::Twice(nid);
             return Err(Failure::numbered(&e, e.errno()));
         }
-        let claim = match nis.first == Some(nid) {
-            true => None,
-            false => claim::take(nid, &claim::scope(a), nis.command)
-                .map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?,
+        let scope = claim::scope(a);
+        let claim = match nis.lock.upgrade().filter(|_| nis.first == Some(nid)) {
+            Some(lock) => lock.retake(nid, &scope, nis.command).map(|()| None),
+            None => claim::take(nid, &scope, nis.command),
         };
+        let claim = claim.map_err(|h| Failure::numbered(h.refusal("it", nid), libc::EADDRINUSE))?;
         let prefix = networks::ports(a).ok().and_then(|all| Some(all.get(place)?.prefix(ip)));
         let site = Site { ip, prefix: prefix.unwrap_or_default(), port: place as u8 };
         let new = NewNi { nid, credits, incarnation: epoch() };
-        let done = front.add_ni(&new, &site).map_err(|e| e.to_string())?;
-        done.map_err(|e| Failure::numbered(&e, e.errno()))?;
+        let done = front.add_ni(&new, &site).map_err(|e| e.to_string());
+        if !matches!(done, Ok(Ok(()))) {
+            nis.let_go(nid);
+        }
+        done?.map_err(|e| Failure::numbered(&e, e.errno()))?;
         tracing::info!("{nid} is an NI of this node now");
         nis.all.push(Ni { nid, place, _claim: claim });
         Ok(())
@@ -130,6 +221,7 @@ impl Nis {
         done.map_err(|e| Failure::numbered(&e, e.errno()))?;
         tracing::info!("{nid} is no NI of this node any more");
         nis.all.retain(|n| n.nid != nid);
+        nis.let_go(nid);
         Ok(())
     }
 
@@ -139,7 +231,7 @@ impl Nis {
     /// NIs that do not go with the ports.
     pub(super) fn renewal(&self, a: &NodeArgs, then: &Config) -> Result<Renewal, String> {
         let places = networks::with_places(a)?;
-        let now: Vec<(Nid, usize)> = self.nis().all.iter().map(|n| (n.nid, n.place)).collect();
+        let now = self.placed();
         let gone = now.iter().filter(|n| !places.contains(n)).copied().collect();
         let own = |nid| then.nis.iter().find(|n| n.nid == nid).and_then(|n| n.credits);
         // The node's own number stays as it is.
@@ -237,5 +329,30 @@ impl Renewal {
     /// NIs that come.
     pub(super) fn new_ones(&self) -> usize {
         self.fresh.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_a_file_decides_which_nis_there_are() {
+        let ni = |n: u8, place| (Nid::tcp([10, 0, 0, n].into(), 0), place);
+        // 1 by the command line or the first file, 2 by hand, 3 of the new file.
+        let (now, file) = ([ni(1, 0), ni(2, 0)], [ni(1, 1), ni(3, 0)]);
+        let by = |taking: Taking, line: Option<&[Placed]>, file: &[Placed]| taking.decide(line, file, &now);
+        let line = [ni(1, 0), ni(4, 0)];
+        for line in [None, Some(&line[..])] {
+            assert_eq!(
+                by(Taking::Adding, line, &file),
+                (vec![ni(1, 0), ni(2, 0), ni(3, 0)], vec![ni(2, 0).0])
+            );
+            assert_eq!(by(Taking::Adding, line, &[]), (now.to_vec(), vec![ni(1, 0).0, ni(2, 0).0]));
+        }
+        assert_eq!(by(Taking::Whole, None, &file), (file.to_vec(), vec![]));
+        // 4 was deleted.
+        let all = vec![ni(1, 0), ni(2, 0), ni(4, 0)];
+        assert_eq!(by(Taking::Whole, Some(&line), &file), (all, vec![ni(2, 0).0]));
     }
 }

@@ -7,7 +7,7 @@ use transport::wire::Nid;
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
 use super::yaml::{self, Fault, Kind, Node, Place};
-use super::{elsewhere, hands, ways};
+use super::{elsewhere, faulty, hands, ways};
 use crate::{args, logging};
 
 /// Sections that lnetctl exports, and reasons why this node has no use for them.
@@ -37,6 +37,8 @@ struct Reader {
     model: Model,
     /// Credits of the NI that is read, where they are others than the node's.
     own_credits: Option<u32>,
+    /// NIs that say nothing of credits.
+    silent: Vec<usize>,
 }
 
 impl Reader {
@@ -104,6 +106,8 @@ impl Reader {
                 self.model.routes = ways::read(node, &mut self.faults);
             } else if key.text == "peer" {
                 self.model.peers = hands::read(node, &mut self.faults);
+            } else if key.text == "fault" {
+                self.model.faults = faulty::read(node, &mut self.faults);
             } else if let Some(part) = section {
                 self.section(part, &key.text, node);
                 if part == Part::Dpdk && self.model.said(Part::Dpdk, "device").is_none() {
@@ -124,7 +128,7 @@ impl Reader {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
                 let other = elsewhere::SECTIONS.iter().map(|s| s.0);
-                let known = ["net", "route", "peer"]
+                let known = ["net", "route", "peer", "fault"]
                     .into_iter()
                     .chain(other)
                     .chain(Part::SECTIONS.iter().map(|p| p.path()));
@@ -245,6 +249,7 @@ impl Reader {
 
     fn ni(&mut self, net: &str, node: &Node) {
         let net = net.to_owned();
+        let mut says = false;
         let mut ni = Ni { at: node.at, net, nid: None, interface: None, credits: None, cpt: None };
         let before = self.faults.len();
         for (key, value) in self.mapping("local NI(s)", node) {
@@ -254,6 +259,7 @@ impl Reader {
                 "tunables" => {
                     self.section(Part::Tunables, "tunables", value);
                     ni.credits = self.own_credits.take();
+                    says = value.has(CREDITS);
                 }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),
@@ -266,6 +272,7 @@ impl Reader {
         }
         let first = self.model.nis.iter().find(|o| o.nid.is_some() && o.nid == ni.nid).map(|o| o.at.line);
         let nid = ni.nid.unwrap_or(Nid::LO);
+        self.silent.extend((!says).then_some(self.model.nis.len()));
         match (first, self.model.nis.len()) {
             (Some(line), _) => {
                 self.fault(
@@ -471,8 +478,9 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
         )]);
     };
     let (faults, model) = (Vec::new(), Model::default());
-    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None };
+    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None, silent: Vec::new() };
     r.root(&root);
+    r.model.settle_credits(&r.silent);
     r.together();
     r.faults.sort();
     r.faults.dedup();
@@ -642,7 +650,7 @@ mod tests {
         36:14: balance: "maybe" is none of its values; it takes on, off
         38:11: dpdk: "5" is none of its values; it takes true, false
         40:12: level: "loud" is no level; write error, warn, info, debug or trace, or such as warn,transport=debug
-        41:1: "metrics" is no key of the file; there are net, route, peer, routing, buffers, numa, global, node, dpdk, telemetry, log
+        41:1: "metrics" is no key of the file; there are net, route, peer, fault, routing, buffers, numa, global, node, dpdk, telemetry, log
         "#);
         insta::assert_snapshot!(faults("- a\n- b\n"), @"1:1: a list where sections should be, such as net: and global:");
         insta::assert_snapshot!(

@@ -9,18 +9,19 @@ use serde_json::{Value, json};
 use transport::lnd::tunables::{ALL, Change, Tunable};
 use transport::lnd::{Config, NiConfig, PeerByHand, Route};
 use transport::lnet::by_hand::PeerAsk;
+use transport::lnet::faults::{FaultAsk, FaultRule};
 use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
 
 use super::keys::{self, KEYS, Key, Means, Part};
 use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
-use super::own_nis::{self, Nis};
+use super::own_nis::{self, Nis, Taking};
 use super::reader::CREDITS;
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
-use crate::{iface, logging, networks, settings};
+use crate::{fault_rules, iface, logging, networks, settings};
 
 /// A running node's configuration.
 pub(crate) struct Live {
@@ -176,11 +177,13 @@ impl Live {
         let routes = routes.iter().map(|v| (v.route(), Place::default())).collect();
         let (_, peers) = front.by_hand(None).map_err(|e| e.to_string())?;
         let peers = peers.into_iter().map(|p| (p, Place::default())).collect();
-        Ok(Style::PLAIN.yaml(&Model { routes, peers, ..running(&args, &cfg) }))
+        let (_, rules) = front.faults(None).map_err(|e| e.to_string())?;
+        let faults = rules.iter().map(|v| (v.rule, Place::default())).collect();
+        Ok(Style::PLAIN.yaml(&Model { routes, peers, faults, ..running(&args, &cfg) }))
     }
 
     /// Has the node take the file at `path`, or the one that it was started with.
-    pub(crate) fn apply(&self, front: &Inspection, path: Option<&Path>) -> Outcome {
+    pub(crate) fn apply(&self, front: &Inspection, path: Option<&Path>, taking: Taking) -> Outcome {
         let Some(path) = path.or(self.path.as_deref()) else {
             return Outcome::Failed("it was started without --config: name a file".into());
         };
@@ -190,7 +193,11 @@ impl Live {
         };
         let _alone = self.alone();
         let old = self.current();
-        let new = match merge::with(&self.argv, Some(&file)) {
+        let running = match front.config(0) {
+            Ok(cfg) => self.nis.running(&cfg, taking),
+            Err(e) => return Outcome::Failed(e.to_string()),
+        };
+        let new = match merge::with(&self.argv, Some(&file), Some(&running)) {
             Ok(Cli { command: Command::Node(a), .. }) => a,
             Ok(_) => return Outcome::Failed("the node was started by another command".into()),
             Err(Bad::Line(e)) => return Outcome::Faults(e.to_string()),
@@ -230,6 +237,9 @@ impl Live {
         let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
         let (gone, fresh) =
             reroutes(&now.iter().map(RouteView::route).collect::<Vec<_>>(), &after.all_routes());
+        let (_, now) = front.faults(None).map_err(|e| failed(e.to_string()))?;
+        let rules = now.iter().map(|v| v.rule).collect::<Vec<_>>();
+        let (ended, begun) = rerules(&rules, &new.node.fault);
         let renewal = self.nis.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let mut restart = at_start(old, new, file);
         let said = file.model.said(Part::Tunables, CREDITS);
@@ -266,18 +276,18 @@ impl Live {
             to: Order::Tune(*to),
             back: Order::Tune(*back),
         });
-        let first: Vec<Step> = tuned.chain(gone).chain(lost).collect();
+        let first: Vec<Step> = tuned.chain(gone).chain(lost).chain(ended).collect();
         // Routes may lead by NIs that are new, or to networks that become the node's own.
-        let fresh: Vec<Step> = fresh.into_iter().chain(found).collect();
+        let fresh: Vec<Step> = fresh.into_iter().chain(found).chain(begun).collect();
         run(front, &first).map_err(failed)?;
         let back = || if undo(front, &first) { "" } else { LEFT };
-        let begun = self.nis.begin(front, &new.node, &renewal);
-        let begun = begun.map_err(|e| failed(format!("{e}{}", back())))?;
+        let nis = self.nis.begin(front, &new.node, &renewal);
+        let nis = nis.map_err(|e| failed(format!("{e}{}", back())))?;
         run(front, &fresh).map_err(|e| {
             let left = self.nis.take_back(front, &new.node, &renewal, renewal.new_ones());
             failed(format!("{e}{left}{}", back()))
         })?;
-        let all = first.into_iter().map(|s| s.told).chain(begun);
+        let all = first.into_iter().map(|s| s.told).chain(nis);
         let mut told: Vec<String> = all.chain(fresh.into_iter().map(|s| s.told)).collect();
         told.extend(self.nis.finish(front, &renewal).map_err(failed)?);
         Ok(told)
@@ -289,6 +299,7 @@ enum Order {
     Tune(Change),
     Route(RouteAsk),
     Peer(PeerAsk),
+    Fault(FaultAsk),
 }
 
 impl Order {
@@ -302,6 +313,10 @@ impl Order {
             Order::Peer(ask) => {
                 let (done, _) = front.by_hand(Some(ask)).map_err(|e| e.to_string())?;
                 done.map_err(|e| e.to_string())
+            }
+            Order::Fault(ask) => {
+                let (done, _) = front.faults(Some(*ask)).map_err(|e| e.to_string())?;
+                done.map(drop).map_err(|e| e.to_string())
             }
         }
     }
@@ -369,6 +384,30 @@ fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
         Some(Step { told: format!("peer: {p} is new"), name: "peer", to: add(p), back: del(p)? })
     });
     (gone.collect(), new.collect())
+}
+
+/// Steps that make the fault rules others. Rules are tried in their order, so all behind the first one that is other go, the last first, and
+/// come again.
+fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
+    let of = |rules: &[FaultRule]| {
+        let (late, early): (Vec<FaultRule>, Vec<FaultRule>) =
+            rules.iter().copied().partition(fault_rules::delays);
+        [early, late]
+    };
+    let (mut gone, mut new) = (Vec::new(), Vec::new());
+    for (now, then) in of(now).iter().zip(&of(then)) {
+        let same = now.iter().zip(then).take_while(|(a, b)| a == b).count();
+        let step = |told: &str, r: &FaultRule, to: FaultAsk, back: FaultAsk| Step {
+            told: format!("fault: {} is {told}", fault_rules::words(r)),
+            name: "fault",
+            to: Order::Fault(to),
+            back: Order::Fault(back),
+        };
+        let (add, remove) = (|r: &FaultRule| FaultAsk::Add(*r), |r: &FaultRule| FaultAsk::Remove(*r));
+        gone.extend(now.iter().skip(same).rev().map(|r| step("gone", r, remove(r), add(r))));
+        new.extend(then.iter().skip(same).map(|r| step("new", r, add(r), remove(r))));
+    }
+    (gone, new)
 }
 
 fn was(name: &str, before: &str, after: &str) -> String {
@@ -445,5 +484,33 @@ impl Outcome {
             Outcome::Faults(e) => tracing::error!("configuration: nothing was changed:\n{}", e.trim_end()),
             Outcome::Failed(e) => tracing::error!("configuration: {e}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Drop and delay rules are tried apart; what stands before the first difference stays, with its counts.
+    #[test]
+    fn fault_rules_come_in_the_order_of_the_file() {
+        let all = |words: &[&str]| -> Vec<FaultRule> {
+            let typed = |w: &&str| fault_rules::typed(&w.replace("BETWEEN", "source=* dest=*")).unwrap();
+            words.iter().map(typed).collect()
+        };
+        let (a, b, c) = ("drop BETWEEN rate=1", "drop BETWEEN rate=2", "drop BETWEEN rate=3");
+        let late = "delay BETWEEN rate=1 latency=2";
+        let told = |now: &[&str], then: &[&str]| {
+            let (gone, new) = rerules(&all(now), &all(then));
+            let short = |s: &Step| s.told.replace("fault: ", "").replace("source=* dest=*", "BETWEEN");
+            (gone.iter().map(short).collect::<Vec<_>>(), new.iter().map(short).collect::<Vec<_>>())
+        };
+        let is = |w: &str, what: &str| format!("{w} is {what}");
+        assert_eq!(told(&[a, late, b], &[a, b, late]), (vec![], vec![]), "the kinds do not mix");
+        assert_eq!(told(&[a, b], &[a, b, c, late]), (vec![], vec![is(c, "new"), is(late, "new")]));
+        let (gone, new) = told(&[a, b, c, late], &[a, c, b]);
+        assert_eq!(gone, [is(c, "gone"), is(b, "gone"), is(late, "gone")]);
+        assert_eq!(new, [is(c, "new"), is(b, "new")]);
+        assert_eq!(told(&[a, a], &[a]), (vec![is(a, "gone")], vec![]));
     }
 }

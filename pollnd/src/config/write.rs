@@ -4,7 +4,7 @@ use super::keys::{self, Key, Part};
 use super::model::{Model, Ni, Said};
 use super::reader::CREDITS;
 use super::yaml::quoted;
-use super::{hands, ways};
+use super::{faulty, hands, ways};
 
 /// The remark behind a value, and whether keys that are not said are written.
 pub(crate) struct Style<'a> {
@@ -102,6 +102,7 @@ impl Style<'_> {
         }
         out += &ways::text(&model.routes);
         out += &hands::section(&model.peers);
+        out += &faulty::section(&model.faults);
         for part in Part::SECTIONS {
             if part == Part::Dpdk && !model.on_port() {
                 continue;

@@ -79,6 +79,11 @@ pub(crate) struct Key {
 }
 
 impl Node {
+    /// Whether it is a mapping with this key.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        matches!(&self.kind, Kind::Map(all) if all.iter().any(|(k, _)| k.text == key))
+    }
+
     /// Nodes in it, itself included.
     fn size(&self) -> usize {
         1 + match &self.kind {

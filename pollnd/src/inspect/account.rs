@@ -15,19 +15,21 @@ use transport::node::inspect::Inspection;
 use transport::wire::{Nid, NidParseError, ping};
 
 use super::failure::Failure;
-use super::ni_facts::{interface, tunable};
+use super::ni_facts::{interface, seconds, tunable};
 use super::ni_orders::{self, NetOrder};
 use super::peer_orders;
 use super::router_buffers as router;
+use super::set_orders::{self, SetOrder};
 use super::shared::{Shared, say};
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
 use crate::config::reader::cpt_list;
+use crate::config::reload::Live;
 use crate::iface;
 use crate::lnetctl::routed::RouteShown;
 use crate::lnetctl::shown::{
-    Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NodeStats, Peer, PeerHealth, PeerNi,
-    Statistics, UdspInfo, state,
+    Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NidCpt, NodeStats, Peer, PeerHealth,
+    PeerNi, Statistics, UdspInfo, state,
 };
 
 /// Questions.
@@ -58,6 +60,20 @@ pub(crate) enum Ask {
         /// The NID that it goes by.
         primary: String,
         /// Those NIDs; none for all of it.
+        nids: Vec<String>,
+    },
+    /// Sets values of NIs.
+    SetNet(Box<SetOrder>),
+    /// Sets values of peers' NIs.
+    SetPeer(Box<SetOrder>),
+    /// NIDs that are being recovered: a row each.
+    Recovery {
+        /// Those of peers; else this node's own.
+        peers: bool,
+    },
+    /// CPTs of NIDs: a row each.
+    CptOfNid {
+        /// They.
         nids: Vec<String>,
     },
     /// Routes: a row each.
@@ -156,10 +172,6 @@ fn sum(front: &Inspection) -> Result<Sum, String> {
     Ok(all)
 }
 
-fn seconds(ns: u64) -> i64 {
-    i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
-}
-
 fn ni_health(f: &NiFigures) -> NiHealth {
     let of = |cause| caused(&f.health.causes, cause);
     NiHealth {
@@ -181,8 +193,8 @@ fn caused(causes: &Causes, cause: Cause) -> u64 {
     causes.get(cause as usize).copied().unwrap_or(0)
 }
 
-/// Health of peers' NIDs. Times are those of the node's clock, in s, as kernels have them since they were booted.
-fn well(front: &Inspection) -> Result<HashMap<Nid, PeerHealth>, String> {
+/// What is known of peers' NIDs. Times are those of the node's clock, in s, as kernels have them since they were booted.
+fn well(front: &Inspection) -> Result<HashMap<Nid, Seen>, String> {
     let (mut all, now) = (HashMap::new(), front.now());
     let asked = front.peer_nis(|v| {
         let of = |cause| caused(&v.causes, cause);
@@ -195,10 +207,33 @@ fn well(front: &Inspection) -> Result<HashMap<Nid, PeerHealth>, String> {
             ping_count: v.ping_count.into(),
             next_ping: if v.next_ping == 0 { 0 } else { (now + v.next_ping) / 1_000_000_000 },
         };
-        all.insert(v.nid, health);
+        all.insert(v.nid, Seen { health, up: v.up && v.health == BEST });
         true
     });
     asked.map(|()| all).map_err(|e| e.to_string())
+}
+
+/// NIDs that are being recovered, of peers or of this node.
+fn recovering(front: &Inspection, peers: bool) -> Result<Vec<Nid>, String> {
+    if !peers {
+        let ill = |n: &NiFigures| n.nid != Nid::LO && n.health.value < BEST;
+        return Ok(sum(front)?.nis.into_iter().filter(ill).map(|n| n.nid).collect());
+    }
+    let mut all = Vec::new();
+    let asked = front.peer_nis(|v| {
+        // One that several of our NIs speak with is shown for each.
+        if v.recovering && !all.contains(&v.nid) {
+            all.push(v.nid);
+        }
+        true
+    });
+    asked.map(|()| all).map_err(|e| e.to_string())
+}
+
+/// The CPTs of NIDs.
+fn cpts(front: &Inspection, nids: &[String]) -> Result<Vec<NidCpt>, String> {
+    let of = |nid: Nid| NidCpt { nid: nid.to_string(), cpt: front.cpt_of(nid) };
+    nids.iter().map(|n| n.parse().map(of).map_err(|e: NidParseError| e.to_string())).collect()
 }
 
 fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
@@ -290,6 +325,8 @@ impl Known {
                 n.waiting += f.waiting;
                 n.waiting_bytes += f.waiting_bytes;
                 n.most = n.most.max(f.most);
+                n.buffers += f.buffers;
+                n.buffers_most = n.buffers_most.max(f.buffers_most);
             }
             None => self.nis.push(f.clone()),
         }
@@ -318,37 +355,56 @@ impl Known {
     }
 }
 
-/// Health of peers' NIDs, and routes by them.
+/// A peer's NID.
+struct Seen {
+    health: PeerHealth,
+    /// It is up as far as it says, and at its best: a router takes it for alive.
+    up: bool,
+}
+
+/// What is known of peers' NIDs, and routes by them.
 #[derive(Default)]
 struct About {
-    health: HashMap<Nid, PeerHealth>,
+    seen: HashMap<Nid, Seen>,
+    /// This node routes: it tells who is alive.
+    routes: bool,
     /// Gateways of ours, and whether a route by them is up.
     gateways: HashMap<Nid, bool>,
+    /// Router buffers that a peer may hold.
+    buffers: i64,
+}
+
+impl About {
+    /// The state of a peer's NI: of others than gateways nobody looks, unless the node routes.
+    fn state(&self, nid: Nid) -> &'static str {
+        let alive = self.gateways.get(&nid).copied();
+        let alive = alive.or(self.routes.then(|| self.seen.get(&nid).is_none_or(|s| s.up)));
+        alive.map_or("NA", |up| if up { "up" } else { "down" })
+    }
 }
 
 fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> PeerNi {
     // One behind a router has no credits of its own.
-    let credits = if f.is_some_and(|f| f.routed) { 0 } else { credits };
+    let (credits, buffers) = if f.is_some_and(|f| f.routed) { (0, 0) } else { (credits, known.buffers) };
     let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
     let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
     let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
     PeerNi {
         nid: nid.to_string(),
         udsp: Some(NO_UDSP),
-        // Of others nobody looks.
-        state: Some(known.gateways.get(&nid).map_or("NA", |up| if *up { "up" } else { "down" }).into()),
+        state: Some(known.state(nid).into()),
         max_ni_tx_credits: Some(credits),
         available_tx_credits: Some(credits - used - waiting),
         min_tx_credits: Some(credits - most),
         tx_q_num_of_buf: Some(i64::try_from(f.map_or(0, |f| f.waiting_bytes)).unwrap_or(i64::MAX)),
-        available_rtr_credits: Some(credits),
-        min_rtr_credits: Some(credits),
+        available_rtr_credits: Some(buffers - of(|f| f.buffers)),
+        min_rtr_credits: Some(buffers - of(|f| f.buffers_most)),
         refcount: Some(1 + used + waiting),
         statistics: Some(Statistics::of(&moved, &dropped, &spans)),
         sent_stats: Some(moved.sent.into()),
         received_stats: Some(moved.received.into()),
         dropped_stats: Some(dropped.messages.into()),
-        health: Some(known.health.get(&nid).copied().unwrap_or(HEALTHY)),
+        health: Some(known.seen.get(&nid).map_or(HEALTHY, |s| s.health)),
     }
 }
 
@@ -382,7 +438,9 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
             (known.by_hand, known.nids) = (Some(hand.multi_rail), hand.nids);
         }
     }
-    let (credits, mut about) = (cfg.peer_credits.into(), About { health: well(front)?, ..About::default() });
+    let (credits, routes) = (cfg.peer_credits.into(), router::shown(front)?.is_some());
+    let buffers = cfg.peer_router_credits().into();
+    let mut about = About { seen: well(front)?, routes, buffers, gateways: HashMap::new() };
     for r in front.routes(None).map_err(|e| e.to_string())?.1 {
         *about.gateways.entry(r.gateway).or_default() |= r.up;
     }
@@ -456,8 +514,10 @@ fn route_order(ask: &Ask) -> Result<RouteAsk, String> {
     }
 }
 
-fn change_route(front: &Inspection, ask: &Ask) -> Result<Value, Failure> {
-    let (done, _) = front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
+fn change_route(shared: &Shared, ask: &Ask) -> Result<Value, Failure> {
+    // A file that is being applied has looked at the routes.
+    let _alone = shared.about.live.as_deref().map(Live::alone);
+    let (done, _) = shared.front.routes(Some(route_order(ask)?)).map_err(|e| e.to_string())?;
     done.map_err(|e| Failure::numbered(e, e.errno()))?;
     tracing::info!("routes: {ask:?}");
     Ok(json!(null))
@@ -507,8 +567,20 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
         },
         Ask::AddNet(order) => return Ok(ni_orders::add(shared, order)),
         Ask::DelNet(order) => return Ok(ni_orders::del(shared, order)),
+        Ask::SetNet(order) => return Ok(set_orders::nets(front, order)),
+        Ask::SetPeer(order) => {
+            let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
+            return Ok(set_orders::peers(front, order, is_there));
+        }
+        Ask::Recovery { peers } => {
+            return rows(
+                s,
+                recovering(front, *peers).map(|all| all.iter().map(Nid::to_string).collect::<Vec<_>>()),
+            );
+        }
+        Ask::CptOfNid { nids } => return rows(s, cpts(front, nids)),
         Ask::Routes {} => return rows(s, routes(front)),
-        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(front, ask)),
+        Ask::AddRoute { .. } | Ask::DelRoute { .. } => return Ok(change_route(shared, ask)),
         Ask::AddPeer { peer } => return Ok(peer_orders::add(shared, peer)),
         Ask::DelPeer { primary, nids } => {
             let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
@@ -552,6 +624,8 @@ mod tests {
             waiting: 1,
             waiting_bytes: 100,
             most: 5,
+            buffers: 3,
+            buffers_most: 10,
         };
         let mut known = Known::default();
         let nids = [nid(2), nid(3), nid(4)];
@@ -559,7 +633,8 @@ mod tests {
         known.add(&figures(2, &nids, 7));
         known.add(&figures(3, &nids, 1));
         let ill = PeerHealth { value: 600, ping_count: 3, ..HEALTHY };
-        let about = About { health: [(nid(3), ill)].into(), gateways: [(nid(2), true)].into() };
+        let seen = [(nid(3), Seen { health: ill, up: false })].into();
+        let mut about = About { seen, routes: false, gateways: [(nid(2), true)].into(), buffers: 9 };
         let p = known.shown(nid(2), 8, &about);
         assert_eq!([0, 1].map(|at: usize| p.nis[at].health), [Some(HEALTHY), Some(ill)]);
         assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
@@ -571,6 +646,13 @@ mod tests {
             (Some(8), Some(5), Some(3))
         );
         assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("up")));
+        // Those that wait are missing, as on a kernel.
+        assert_eq!((n.available_rtr_credits, n.min_rtr_credits), (Some(6), Some(-1)));
+        // Whoever routes tells who is alive, as a kernel does: one that was never seen to fail is.
+        let states = |about: &About| [2, 3, 4].map(|n| about.state(nid(n)));
+        assert_eq!(states(&about), ["up", "NA", "NA"]);
+        about.routes = true;
+        assert_eq!(states(&about), ["up", "down", "up"]);
         // One that has not been asked.
         let mut known = Known::default();
         known.add(&figures(5, &[], 1));

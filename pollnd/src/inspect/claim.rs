@@ -2,13 +2,14 @@
 //!
 //! Two processes with one NID would cut each other's connections off: to a peer the second is the first after a restart. So
 //! whoever starts a node locks `NID.SCOPE.lock` of each NI in the run folder (flock: a process that is killed holds
-//! nothing) and writes its process number and command there. The scope is the network that the NID is of: the network namespace for
+//! nothing) and writes its process number and command there. With its NI a NID goes, and its lock: another process may have it. The scope is the network that the NID is of: the network namespace for
 //! kernel sockets, the port for a DPDK port.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use transport::wire::Nid;
@@ -26,12 +27,59 @@ const PORT_NAME: usize = 120;
 /// NIDs that are ours alone while this value lives.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Holds the lock of the primary NID.
-    _lock: File,
-    path: PathBuf,
-    peers: PathBuf,
+    /// That of the primary NID.
+    lock: Arc<Lock>,
     /// Those of further NIs.
     further: Vec<Claim>,
+}
+
+/// The lock of one NID, and the list of peers that is kept beside it.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    peers: PathBuf,
+    /// `None` while the node has no NI of that NID.
+    held: Mutex<Option<File>>,
+}
+
+impl Lock {
+    fn held(&self) -> MutexGuard<'_, Option<File>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The NI of the NID was deleted: others may take it. The list of peers goes with it.
+    pub(crate) fn release(&self) {
+        if let Some(file) = self.held().take() {
+            let _ = fs::remove_file(&self.peers);
+            self.give_back(file);
+        }
+    }
+
+    /// The NID is to be an NI's of this node again, `nid` in `scope`.
+    ///
+    /// # Errors
+    /// The process that has it now.
+    pub(crate) fn retake(&self, nid: Nid, scope: &str, command: &str) -> Result<(), Holder> {
+        let mut held = self.held();
+        if held.is_none() {
+            *held = take(nid, scope, command)?.and_then(|again| again.lock.held().take());
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, file: File) {
+        // While the lock is held: see `take_in`.
+        let _ = fs::remove_file(&self.path);
+        drop(file);
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(file) = self.held().take() {
+            self.give_back(file);
+        }
+    }
 }
 
 /// The holder.
@@ -163,7 +211,8 @@ fn take_in(dir: &Path, nid: Nid, scope: &str, command: &str) -> Result<Claim, Re
                         .and_then(|()| file.write_all(who.as_bytes()))
                         .map_err(fail)?;
                     let peers = path.with_extension("peers");
-                    return Ok(Claim { _lock: file, path, peers, further: Vec::new() });
+                    let lock = Lock { path, peers, held: Mutex::new(Some(file)) };
+                    return Ok(Claim { lock: Arc::new(lock), further: Vec::new() });
                 }
             }
             Err(TryLockError::WouldBlock) => {
@@ -188,29 +237,27 @@ impl Claim {
     /// Peers that a process of this NID was connected to when it was killed.
     pub(crate) fn known(&self) -> Vec<Nid> {
         let mut text = String::new();
-        if let Ok(f) = File::open(&self.peers) {
+        if let Ok(f) = File::open(&self.lock.peers) {
             // A list that cannot be read is no list.
             let _ = f.take(LIST_MAX).read_to_string(&mut text);
         }
         text.lines().filter_map(|l| l.parse().ok()).take(PEERS_MAX).collect()
     }
 
-    /// Path of the list of peers.
+    /// The list of peers of the primary NID.
     pub(crate) fn list(&self) -> List {
-        List { path: self.peers.clone() }
+        List { lock: self.lock.clone() }
+    }
+
+    /// The lock of the primary NID, for whoever deletes its NI.
+    pub(crate) fn lock(&self) -> Weak<Lock> {
+        Arc::downgrade(&self.lock)
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // While the lock is held: see `take_in`.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// The list of peers of a NID.
+/// The list of peers of a NID. It is another process's where its lock is not held.
 pub(crate) struct List {
-    path: PathBuf,
+    lock: Arc<Lock>,
 }
 
 impl List {
@@ -219,16 +266,23 @@ impl List {
     /// # Errors
     /// The file, and what is wrong with it.
     pub(crate) fn write(&self, peers: &[Nid]) -> Result<(), String> {
-        let new = self.path.with_extension("peers.new");
+        let held = self.lock.held();
+        if held.is_none() {
+            return Ok(());
+        }
+        let path = &self.lock.peers;
+        let new = path.with_extension("peers.new");
         let text: String = peers.iter().take(PEERS_MAX).map(|n| format!("{n}\n")).collect();
         fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &self.path))
-            .map_err(|e| format!("{}: {e}", self.path.display()))
+            .and_then(|()| fs::rename(&new, path))
+            .map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Takes it away: all connections were closed in order.
     pub(crate) fn remove(&self) {
-        let _ = fs::remove_file(&self.path);
+        if self.lock.held().is_some() {
+            let _ = fs::remove_file(&self.lock.peers);
+        }
     }
 }
 
@@ -255,9 +309,29 @@ mod tests {
         drop(first);
         let again = take(1, "net1", "get").unwrap();
         // One that was killed leaves its file.
-        let path = again.path.clone();
+        let path = again.lock.path.clone();
         std::mem::forget(again);
         assert!(path.exists());
+    }
+
+    /// Its list goes, and is not written while another process may have the NID.
+    #[test]
+    fn a_nid_whose_ni_was_deleted_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let take = || take_in(dir.path(), nid(1), "net1", "node");
+        let first = take().unwrap();
+        let (lock, list) = (first.lock().upgrade().unwrap(), first.list());
+        list.write(&[nid(2)]).unwrap();
+        lock.release();
+        assert!(!lock.path.exists() && first.known().is_empty());
+        let other = take().unwrap();
+        other.list().write(&[nid(3)]).unwrap();
+        list.write(&[nid(4)]).unwrap();
+        list.remove();
+        lock.release();
+        assert_eq!((other.known(), other.lock.path.exists()), (vec![nid(3)], true));
+        drop((lock, list, first));
+        assert!(matches!(take(), Err(Refused::Held(_))), "it is the other's");
     }
 
     #[test]
@@ -285,7 +359,7 @@ mod tests {
         drop(claim);
         let claim = take_in(dir.path(), nid(1), "net1", "node").unwrap();
         assert_eq!(claim.known(), many[..PEERS_MAX]);
-        fs::write(&claim.peers, "10.0.0.9@tcp\nnonsense\n\n10.0.0.8@tcp").unwrap();
+        fs::write(&claim.lock.peers, "10.0.0.9@tcp\nnonsense\n\n10.0.0.8@tcp").unwrap();
         assert_eq!(claim.known(), [nid(9), nid(8)]);
         claim.list().remove();
         assert!(claim.known().is_empty());

@@ -5,37 +5,15 @@ use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use transport::lnet::faults::{
-    Fault, FaultAsk, FaultError, FaultRate, FaultRule, FaultView, HEALTH_ERRORS, MESSAGES, NidPattern,
-};
+use transport::lnet::faults::{Fault, FaultAsk, FaultView};
 use transport::node::inspect::Inspection;
 
 use super::Request;
 use super::client::Client;
 use super::shared::say;
 use crate::args::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
+use crate::fault_rules::{Failed, RuleText, pattern, rule};
 use crate::out;
-
-/// A rule as a program writes it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RuleText {
-    source: String,
-    dest: String,
-    #[serde(default)]
-    rate: Option<u32>,
-    #[serde(default)]
-    interval: Option<u32>,
-    #[serde(default)]
-    portal: Vec<u8>,
-    #[serde(default)]
-    message: Vec<String>,
-    /// Seconds.
-    #[serde(default)]
-    latency: Option<f64>,
-    #[serde(default)]
-    health_error: Vec<String>,
-}
 
 /// Orders about rules.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,6 +21,8 @@ pub(crate) struct RuleText {
 pub(crate) enum Order {
     /// One more.
     Add(RuleText),
+    /// Deletes one that is the same in all.
+    Remove(RuleText),
     /// Deletes some; with no NID all of the kind.
     Del {
         /// Their sources.
@@ -56,89 +36,12 @@ pub(crate) enum Order {
     Reset {},
 }
 
-/// Reason why an order about rules was not done.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Failed {
-    /// A NID that is none.
-    #[error("{what} {nid}: {why}; or * for all, *@tcp for all of a network")]
-    Nid {
-        /// Its place in the rule.
-        what: &'static str,
-        /// Its text.
-        nid: String,
-        /// Its fault.
-        why: String,
-    },
-    /// Words that make no rule.
-    #[error("{0}")]
-    Words(String),
-    /// No rule is meant.
-    #[error("{0}")]
-    None(String),
-    /// There is no node, or it does not answer, or it objects.
-    #[error("{0}")]
-    Node(String),
-}
-
-fn pattern(what: &'static str, nid: &str) -> Result<NidPattern, Failed> {
-    nid.parse().map_err(|e| Failed::Nid { what, nid: nid.to_owned(), why: format!("{e}") })
-}
-
-/// The rule behind the words.
-fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, Failed> {
-    let words = |e: String| Failed::Words(e);
-    let rate = match (t.rate, t.interval) {
-        (Some(n), None) => FaultRate::OneIn(n),
-        (None, Some(s)) => FaultRate::Every(s),
-        _ => return Err(words(FaultError::Rate.to_string())),
-    };
-    let mut messages = 0;
-    for m in &t.message {
-        let found = MESSAGES.iter().find(|(name, _)| name.eq_ignore_ascii_case(m));
-        messages |= found
-            .ok_or_else(|| {
-                // lnetctl's line, and the names that it leaves out.
-                let names: Vec<&str> = MESSAGES.iter().map(|m| m.0).collect();
-                words(format!("unknown message type {m}\nit is one of {}", names.join(", ")))
-            })?
-            .1;
-    }
-    let mut health = 0u16;
-    for e in &t.health_error {
-        health |= match HEALTH_ERRORS.iter().position(|(name, _)| name == e) {
-            Some(at) => 1 << at,
-            None if e == "random" => (1 << HEALTH_ERRORS.len()) - 1,
-            None => {
-                let names: Vec<&str> = HEALTH_ERRORS.iter().map(|e| e.0).collect();
-                let names = names.join(", ");
-                return Err(words(format!("unknown health error {e}: it is one of {names}, random")));
-            }
-        };
-    }
-    let fault = match (delay, t.latency, health) {
-        (true, None, _) => return Err(words(FaultError::Latency.to_string())),
-        (true, Some(s), 0) => Fault::Delay((s.clamp(0.0, 86_400.0) * 1e9) as u64),
-        (true, ..) => {
-            return Err(words("--health_error is for drop rules: leave it out, or --latency".into()));
-        }
-        (false, Some(_), _) => return Err(words("--latency is for delay rules: leave it out".into())),
-        (false, None, 0) => Fault::Drop,
-        (false, None, mask) => Fault::Fail(mask),
-    };
-    let mut portals = 0;
-    for p in &t.portal {
-        let bit = 1u64.checked_shl((*p).into());
-        portals |= bit.ok_or_else(|| words(format!("portal {p}: portals are 0 to 63")))?;
-    }
-    let (source, dest) = (pattern("source", &t.source)?, pattern("dest", &t.dest)?);
-    FaultRule { source, dest, rate, portals, messages, fault }.checked().map_err(|e| words(e.to_string()))
-}
-
 fn ask(delay: bool, order: &Order) -> Result<Option<FaultAsk>, Failed> {
     Ok(match order {
         Order::List {} => None,
         Order::Reset {} => Some(FaultAsk::Reset { delay }),
         Order::Add(text) => Some(FaultAsk::Add(rule(delay, text)?)),
+        Order::Remove(text) => Some(FaultAsk::Remove(rule(delay, text)?)),
         Order::Del { source, dest } => Some(FaultAsk::Delete {
             delay,
             source: source.as_deref().map(|n| pattern("source", n)).transpose()?,
@@ -254,57 +157,5 @@ pub(crate) fn run(kind: &FaultKind, node: Option<&str>) -> Result<(), Failed> {
             _ => Ok(()),
         },
         FaultVerb::Add(_) | FaultVerb::Reset(_) => client.one(&request).map(drop).map_err(Failed::Node),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(rate: Option<u32>, interval: Option<u32>) -> RuleText {
-        let all = || "*@tcp".to_owned();
-        RuleText {
-            source: all(),
-            dest: all(),
-            rate,
-            interval,
-            portal: vec![],
-            message: vec![],
-            latency: None,
-            health_error: vec![],
-        }
-    }
-
-    /// upper.md §6, testdata/texts/fault.
-    #[test]
-    fn what_is_wrong_is_said_as_lnetctl_does() {
-        let told = |name: &str| {
-            let file = format!("{}/../testdata/texts/fault/{name}", env!("CARGO_MANIFEST_DIR"));
-            std::fs::read_to_string(file).unwrap().trim_end().to_owned()
-        };
-        let both = told("28-drop-add-both.txt.stderr");
-        for t in [text(Some(1), Some(2)), text(None, None)] {
-            assert_eq!(rule(false, &t).unwrap_err().to_string(), both);
-        }
-        let foo = RuleText { message: vec!["FOO".into()], ..text(Some(1), None) };
-        // Its line, and one more.
-        let names = "\nit is one of ACK, PUT, GET, REPLY";
-        assert_eq!(
-            rule(false, &foo).unwrap_err().to_string(),
-            told("26-drop-add-bad-msg.txt.stderr") + names
-        );
-        let e = |t: RuleText, delay| rule(delay, &t).unwrap_err().to_string();
-        let one = || text(Some(1), None);
-        assert!(e(RuleText { health_error: vec!["foo".into()], ..one() }, false).contains("local_timeout"));
-        assert!(e(RuleText { source: "x@tcp".into(), ..one() }, false).starts_with("source x@tcp: "));
-        assert!(e(one(), true).starts_with("latency cannot be zero"));
-        assert!(e(RuleText { latency: Some(1.0), ..one() }, false).contains("--latency"));
-        assert!(e(RuleText { portal: vec![64], ..one() }, false).contains("portal 64"));
-        let some =
-            RuleText { message: vec!["get".into(), "PUT".into()], portal: vec![50], ..text(None, Some(3)) };
-        let r = rule(true, &RuleText { latency: Some(2.0), ..some }).unwrap();
-        assert_eq!((r.messages, r.portals, r.fault), (6, 1 << 50, Fault::Delay(2_000_000_000)));
-        let random = RuleText { health_error: vec!["random".into()], ..one() };
-        assert_eq!(rule(false, &random).unwrap().fault, Fault::Fail(0x3ff));
     }
 }

@@ -1,8 +1,9 @@
 //! Commands through a running node: `ping`, `put` and `get` of other processes use its connections.
 //!
 //! A node has a few seats beside its own application. The thread that serves an asker takes one, and is then an application
-//! of the node like any other, behind rings.
+//! of the node like any other, behind rings. It leaves when its asker has gone, whatever is out.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bench::ctl::{Ctl, Traffic};
+use bench::ctl::Ctl;
 use bench::workload::Client;
 use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
@@ -21,17 +22,14 @@ use transport::node::{App, Handle, Ops};
 use transport::wire::{Nid, ProcessId};
 
 use super::failure::Failure;
-use super::seats::{Again, DEPTH, GuestSeat, NAP, OWED_MAX, PINGS, Pong, one_ping};
+use super::seats::{Again, DEPTH, GuestSeat, NAP, Pong, TAGS, Taken, one_ping, settle};
 use super::shared::{Shared, say};
 use crate::job::{Follow, Job, Moved, Step};
-use crate::why;
 
 /// Longest wait for what a peer has said to be known.
 const HEARING: Duration = Duration::from_secs(1);
 /// Interval at which a guest looks whether its asker is still there.
 pub(super) const GLANCE: Duration = Duration::from_millis(20);
-
-type Outcome = Result<Value, String>;
 
 /// Whether the asker has gone.
 pub(super) fn gone(s: &UnixStream) -> bool {
@@ -47,21 +45,36 @@ fn seconds(s: f64) -> Result<Duration, String> {
     Duration::try_from_secs_f64(s).map_err(|e| format!("{s} s: {e}"))
 }
 
-/// Serves one ping.
+/// A seat for a guest that has `ops` operations out at a time, and where its tags begin.
+fn seat(shared: &Shared, ops: usize) -> Result<(Taken<'_>, u64), String> {
+    let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
+    let config = shared.front.config(0).map_err(|e| e.to_string())?;
+    let taken = guests.take(ops).map_err(|n| n.text(Duration::from_nanos(config.transaction_timeout)))?;
+    // Nobody else's: what is owed to the seat is told apart from what is its own.
+    Ok((taken, shared.serial.fetch_add(1, Ordering::Relaxed) * TAGS))
+}
+
+/// Serves one ping; it ends early when its asker has gone.
 pub(super) fn ping(
+    s: &UnixStream,
     shared: &Shared,
     target: &str,
     timeout: f64,
     discover: Option<Again>,
 ) -> Result<Pong, Failure> {
     let nid = shared.target(target)?;
-    let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
     let patience = seconds(timeout)?;
-    let mut taken = guests.take(OWED_MAX)?;
+    let (mut taken, tag) = seat(shared, 1)?;
     let GuestSeat { seat, owed } = taken.seat.as_mut().ok_or("no seat")?;
     let handle = seat.take();
-    let tag = PINGS + shared.serial.fetch_add(1, Ordering::Relaxed);
-    let stopped = || shared.stop.load(Ordering::SeqCst);
+    let glance = Cell::new(Instant::now());
+    let stopped = || {
+        let due = glance.get().elapsed() > GLANCE;
+        if due {
+            glance.set(Instant::now());
+        }
+        shared.stop.load(Ordering::SeqCst) || (due && gone(s))
+    };
     let target = ProcessId::lustre(nid);
     let op = match discover {
         None => Op::Ping { tag, target },
@@ -111,6 +124,8 @@ fn counts(front: &Inspection) -> BTreeMap<&'static str, u64> {
 struct Pump<'a> {
     client: Client,
     handle: &'a Handle,
+    /// Operations that those before it have left.
+    owed: &'a mut Vec<u64>,
     ops: Ops,
     begun: Instant,
 }
@@ -122,7 +137,9 @@ impl Pump<'_> {
         let mut busy = false;
         while let Some(ev) = self.handle.event() {
             busy = true;
-            self.client.event(now, AppId::FIRST, ev, &mut self.ops);
+            if !settle(self.owed, &ev) {
+                self.client.event(now, AppId::FIRST, ev, &mut self.ops);
+            }
         }
         self.client.turn(now, &mut self.ops);
         while let Some((app, op)) = self.ops.pop_front() {
@@ -134,34 +151,46 @@ impl Pump<'_> {
         }
         busy
     }
+
+    /// Leaves, whatever is out.
+    fn leave(self) {
+        // These have never gone out.
+        let tag = |op: &Op| match op {
+            Op::Put { tag, .. } | Op::Get { tag, .. } => Some(*tag),
+            _ => None,
+        };
+        let kept: Vec<u64> = self.ops.iter().filter_map(|(_, op)| tag(op)).collect();
+        self.owed.extend(self.client.outstanding().filter(|t| !kept.contains(t)));
+    }
 }
 
-/// Serves one transfer: a row for each interval that is asked for, then what was moved.
-pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result<Outcome> {
-    let refused = |e: String| Ok(Err(e));
-    let Some(guests) = shared.guests.as_deref() else { return refused(shared.no_guests()) };
-    let (mut taken, config) = match (guests.take(0), shared.front.config(0)) {
-        (Ok(p), Ok(c)) => (p, c),
+/// Serves one transfer: a row for each thing that is to be told, then what was moved. The error is what the asker is told in place of
+/// that.
+pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result<Result<Value, Value>> {
+    let refused = |e: String| Ok(Err(json!({ "error": e })));
+    let (nid, config) = match (shared.target(&job.target), shared.front.config(0)) {
+        (Ok(n), Ok(c)) => (n, c),
         (Err(e), _) => return refused(e),
         (_, Err(e)) => return refused(e.to_string()),
     };
-    let (Some(GuestSeat { seat, .. }), Some(backing)) = (&mut taken.seat, guests.backing.get()) else {
-        return refused(shared.no_guests());
-    };
-    let nid = match shared.target(&job.target) {
-        Ok(n) => n,
+    let flight = config.peer_credits.min(DEPTH as u32 / 2);
+    let (mut taken, tags) = match seat(shared, flight as usize) {
+        Ok(t) => t,
         Err(e) => return refused(e),
     };
-    let flight = config.peer_credits.min(DEPTH as u32 / 2);
+    let backing = shared.guests.as_deref().and_then(|g| g.backing.get());
+    let (Some(GuestSeat { seat, owed }), Some(backing)) = (&mut taken.seat, backing) else {
+        return refused(shared.no_guests());
+    };
     let ctl = Arc::new(Ctl::default());
-    let client = match Client::new(job.client(flight), ctl.clone(), nid, backing) {
+    let client = match Client::new(job.client(flight, tags), ctl.clone(), nid, backing) {
         Ok(c) => c,
         Err(e) => return refused(e.to_string()),
     };
     let handle = seat.take();
     let before = counts(&shared.front);
-    let mut pump = Pump { client, handle: &handle, ops: Ops::new(), begun: Instant::now() };
-    let mut follow = Follow::new(job, ctl.clone());
+    let mut pump = Pump { client, handle: &handle, owed, ops: Ops::new(), begun: Instant::now() };
+    let mut follow = Follow::new(job, ctl);
     // An asker that has gone altogether, and one that only says no more, are the same to the transfer: it ends.
     let (mut glance, mut left, mut broken) = (Instant::now(), false, None);
     let outcome = loop {
@@ -171,17 +200,18 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
             glance = Instant::now();
             left |= gone(s);
         }
-        match follow.step(stop || left || broken.is_some()) {
+        match follow.step(stop || left || broken.is_some(), &shared.front, nid) {
             Step::On if !busy => dataplane::clock::pause(NAP),
             Step::On => {}
-            Step::Beat(b) => broken = say(s, &json!(b)).err().or(broken),
-            Step::Silent(t) => break Err(why::silent(&shared.front, nid, t)),
-            Step::End(Ok(())) => break Ok(()),
-            Step::End(Err(e)) => break Err(why::failed(&shared.front, nid, e)),
+            Step::Tell(t) => broken = say(s, &json!(t)).err().or(broken),
+            Step::End(ended) => break ended,
         }
     };
     // Before the lcores are asked: that may take one that sleeps a while, which is not the transfer's.
     let so_far = follow.moved();
+    pump.leave();
+    drop(handle);
+    drop(taken);
     let after = counts(&shared.front);
     let of = |k: &str| after.get(k).unwrap_or(&0) - before.get(k).unwrap_or(&0);
     let moved = Moved {
@@ -190,24 +220,9 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         retransmits: of("retransmits"),
         ..so_far
     };
-    let told = match (broken, outcome) {
+    match (broken, outcome) {
         (Some(e), _) => Err(e),
         (None, Ok(())) => Ok(Ok(json!(moved))),
-        (None, Err(e)) => Ok(Err(job.failure(&moved, &e))),
-    };
-    if told.as_ref().is_ok_and(Result::is_err) {
-        // The asker hears it now; the seat is free when what is outstanding has ended.
-        if let Ok(Err(e)) = &told {
-            // An asker that has gone is no reason to leave before: the next one in the seat would hear what is outstanding.
-            let _ = say(s, &json!({ "error": e, "moved": moved }));
-        }
-        let _ = s.shutdown(std::net::Shutdown::Both);
+        (None, Err(e)) => Ok(Err(json!({ "error": job.failure(&moved, &e), "moved": moved }))),
     }
-    ctl.set_traffic(Traffic::Quiet);
-    while ctl.outstanding() > 0 && !shared.stop.load(Ordering::SeqCst) {
-        if !pump.turn() {
-            dataplane::clock::pause(Duration::from_millis(1));
-        }
-    }
-    told
 }

@@ -24,6 +24,7 @@ mod router_buffers;
 mod run_dir;
 pub(crate) mod seats;
 pub(crate) mod server;
+pub(crate) mod set_orders;
 pub(crate) mod shared;
 #[cfg(feature = "dpdk")]
 pub(crate) mod telemetry;
@@ -112,6 +113,9 @@ pub(crate) enum Request {
     Apply {
         /// The file, seen from the node; the one that it was started with where this is `None`.
         path: Option<PathBuf>,
+        /// The NIs that the node has stay.
+        #[serde(default)]
+        adds: bool,
     },
     /// A question of lnetctl's.
     Lnet {

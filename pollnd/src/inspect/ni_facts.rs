@@ -1,6 +1,7 @@
 //! Facts about an NI of a node, as lnetctl shows them: its interface, and settings.
 
 use transport::lnd::Config;
+use transport::lnd::tunables::Tunable;
 use transport::wire::Nid;
 
 use crate::args::NodeArgs;
@@ -21,6 +22,19 @@ pub(super) fn interface(a: &NodeArgs, nid: Nid) -> Option<String> {
 /// The name that DPDK gives a port: a virtual device's without its arguments.
 fn device_name(device: &str) -> String {
     device.split(',').next().unwrap_or(device).to_owned()
+}
+
+/// The tunable that a setting of `part` is, by lnetctl's name, if it is one.
+pub(super) fn tuned(part: Part, name: &str) -> Option<&'static Tunable> {
+    keys::of(part).find(|k| k.name == name).and_then(|k| match k.means {
+        Means::Tunable(t) => Some(t),
+        _ => None,
+    })
+}
+
+/// Whole seconds of so many ns.
+pub(super) fn seconds(ns: u64) -> i64 {
+    i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
 /// The value of a setting of `part`, by lnetctl's name; 0 for one that has no number.

@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transport::lnd::Config;
+use transport::lnd::tunables::{Change, fewer_credits};
 use transport::wire::Nid;
 
 use super::failure::Failure;
-use super::ni_facts::{interface, tunable};
+use super::ni_facts::{interface, seconds, tunable, tuned};
 use super::shared::Shared;
 use crate::args::NodeArgs;
 use crate::config::keys::Part;
@@ -41,11 +42,11 @@ pub(crate) struct NetOrder {
 /// No such interface: lnetctl's number.
 const NO_INTERFACE: i32 = libc::ENETDOWN;
 
-fn bad(text: String) -> Failure {
+pub(super) fn bad(text: String) -> Failure {
     Failure::numbered(text, libc::EINVAL)
 }
 
-fn parsed(nid: &str) -> Result<Nid, Failure> {
+pub(super) fn parsed(nid: &str) -> Result<Nid, Failure> {
     nid.parse().map_err(|e| bad(format!("{e}")))
 }
 
@@ -86,19 +87,36 @@ fn port(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, Failure> 
     })
 }
 
+/// Where a setting that all NIs of a node share is, by its name in `net show`.
+fn part_of(name: &str) -> Part {
+    if ["conns_per_peer", "timeout", "tos"].contains(&name) { Part::Lnd } else { Part::Tunables }
+}
+
+/// Its value.
+pub(super) fn of_all(cfg: &Config, name: &str) -> i64 {
+    match name {
+        "conns_per_peer" => cfg.conns().into(),
+        "timeout" => seconds(cfg.timeout()),
+        _ => tunable(cfg, part_of(name), name),
+    }
+}
+
+/// It is to be another for some NIs alone.
+pub(super) fn of_one(cfg: &Config, name: &str, value: i64) -> Failure {
+    let remedy = tuned(part_of(name), name).map(|t| match Change::new(cfg, t.name, &value.to_string()) {
+        Ok(_) => format!(", or change it for all: `pollnd tunables {}={value}`", t.name),
+        Err(e) => format!(" ({e})"),
+    });
+    let (own, remedy) = (of_all(cfg, name), remedy.unwrap_or_default());
+    bad(format!("{name} {value}: all NIs of this node have {own}; leave it out{remedy}"))
+}
+
 /// Settings that are not an NI's own here.
 fn check(order: &NetOrder, cfg: &Config, a: &NodeArgs) -> Result<(), Failure> {
     for (name, value) in &order.shared {
-        let part =
-            if ["conns_per_peer", "tos"].contains(&name.as_str()) { Part::Lnd } else { Part::Tunables };
-        let own = match name.as_str() {
-            "conns_per_peer" => cfg.conns().into(),
-            _ => tunable(cfg, part, name),
-        };
+        let own = of_all(cfg, name);
         if own != *value {
-            return Err(bad(format!(
-                "{name} {value}: all NIs of this node have {own}; leave it out, or change it for all (`pollnd tunables`)"
-            )));
+            return Err(of_one(cfg, name, *value));
         }
     }
     let all = cpt_list(a.cpu_pattern.as_deref());
@@ -166,6 +184,9 @@ pub(super) fn add(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
     let (a, cfg) = (live.current().node, front.config(0).map_err(|e| e.to_string())?);
     check(order, &cfg, &a)?;
     let all = wanted(order, &a)?;
+    for said in all.iter().filter_map(|ni| fewer_credits(cfg.peer_credits, ni.credits?, ni.nid)) {
+        tracing::warn!("{said}");
+    }
     for (i, ni) in all.iter().enumerate() {
         if let Err(e) = live.nis.add(front, &a, ni) {
             for before in all.iter().take(i) {

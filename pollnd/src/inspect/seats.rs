@@ -1,4 +1,7 @@
 //! Seats of a node, for the commands of other processes: each is an application of the node like any other, behind rings.
+//!
+//! Whoever leaves does not wait for operations that are out: those are owed to the seat, by their tags, and whoever sits there next
+//! passes them over. A node looks after its free seats ([`Seats::hear`]), since what comes there may hold memory.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +17,7 @@ use transport::wire::{Nid, PingInfo, ProcessId};
 
 use super::failure::Failure;
 use crate::selftest::host::Host;
-use crate::why;
+use crate::{units, why};
 
 /// Seats of a node.
 const SEATS: u16 = 5;
@@ -22,10 +25,10 @@ const SEATS: u16 = 5;
 const CONSOLE: u16 = SEATS + 1;
 /// Operations and events of a seat.
 pub(crate) const DEPTH: usize = 64;
-/// Pings that were given up and may still be answered in one seat, so that what it hears finds room.
-pub(super) const OWED_MAX: usize = DEPTH / 2;
-/// Tags of pings begin here, beyond those of bulk.
-pub(super) const PINGS: u64 = 1 << 40;
+/// Tags of each guest begin at a multiple of this.
+pub(super) const TAGS: u64 = 1 << 16;
+/// Tags of greetings begin here, beyond those of guests.
+const GREETINGS: u64 = 1 << 62;
 /// Sleep of a guest that has nothing to do.
 pub(super) const NAP: Duration = Duration::from_micros(50);
 
@@ -42,10 +45,36 @@ pub(crate) struct Seats {
     meter: OnceLock<Arc<Meter>>,
 }
 
-/// A seat, and the tags of pings that were given up before they had come to something: the next one in it hears of them.
+/// A seat, and the tags of operations that were given up before they had come to something: the next one in it hears of them.
 pub(super) struct GuestSeat {
     pub(super) seat: Seat,
     pub(super) owed: Vec<u64>,
+}
+
+/// Reason why there is no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoSeat {
+    /// All are taken.
+    Taken,
+    /// So many operations of guests that have left are out in the free ones.
+    Owed(usize),
+}
+
+impl NoSeat {
+    /// In words, of a node whose operations end within so long.
+    pub(super) fn text(self, longest: Duration) -> String {
+        match self {
+            NoSeat::Taken => {
+                format!("{SEATS} other commands go through this node now: try again when one has ended")
+            }
+            NoSeat::Owed(n) => format!(
+                "{} that earlier commands through this node gave up are still out, and more must not be added to them: they end \
+                 within {} (lnet_transaction_timeout); try again then",
+                units::many(n as u64, "operation"),
+                units::time(longest.as_secs_f64())
+            ),
+        }
+    }
 }
 
 impl GuestSeat {
@@ -61,11 +90,18 @@ impl GuestSeat {
     }
 }
 
-/// An event may be the last of one of the pings that are owed.
-fn settle(owed: &mut Vec<u64>, ev: &Event) {
-    if let Event::Ping { tag, .. } | Event::Refused { tag, .. } = ev {
-        owed.retain(|t| t != tag);
+/// Whether an event is that of an operation that is owed; its last one settles that.
+pub(super) fn settle(owed: &mut Vec<u64>, ev: &Event) -> bool {
+    let (tag, last) = match ev {
+        Event::Ping { tag, .. } | Event::Refused { tag, .. } | Event::Reply { tag, .. } => (*tag, true),
+        Event::Send { tag, done, .. } | Event::Ack { tag, done, .. } => (*tag, *done),
+        _ => return false,
+    };
+    let Some(at) = owed.iter().position(|t| *t == tag) else { return false };
+    if last {
+        owed.swap_remove(at);
     }
+    true
 }
 
 /// A seat that is taken; it is free again when this goes.
@@ -123,33 +159,34 @@ impl Seats {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free seat where at most `owed` pings of others may still be answered: none, for a guest that cannot tell them from its own.
-    pub(super) fn take(&self, owed: usize) -> Result<Taken<'_>, String> {
+    /// Hears what comes to free seats: it may hold received payload.
+    pub(crate) fn hear(&self) {
+        self.seats().iter_mut().for_each(GuestSeat::hear);
+    }
+
+    /// A free seat for a guest that has `ops` operations out at a time; the one that owes least.
+    pub(super) fn take(&self, ops: usize) -> Result<Taken<'_>, NoSeat> {
         let mut seats = self.seats();
         seats.iter_mut().for_each(GuestSeat::hear);
-        let best = (0..seats.len()).min_by_key(|i| seats.get(*i).map(|c| c.owed.len()));
-        match best.filter(|i| seats.get(*i).is_some_and(|c| c.owed.len() <= owed)) {
-            Some(i) => Ok(Taken { guests: self, seat: Some(seats.swap_remove(i)) }),
-            None if best.is_some() => Err(
-                "pings through this node that were given up are still out in all of its free seats: try again within a minute"
-                    .into(),
-            ),
-            None => {
-                Err(format!("{SEATS} other commands go through this node now: try again when one has ended"))
-            }
+        let owed = |c: &GuestSeat| c.owed.len();
+        let best = seats.iter().enumerate().min_by_key(|(_, c)| owed(c)).ok_or(NoSeat::Taken)?;
+        if owed(best.1) + ops > DEPTH {
+            return Err(NoSeat::Owed(seats.iter().map(owed).sum()));
         }
+        let at = best.0;
+        Ok(Taken { guests: self, seat: Some(seats.swap_remove(at)) })
     }
 }
 
 /// Pings `peers` once each and hears them all out: they learn that the node is a new one.
 pub(crate) fn greet(guests: &Seats, peers: &[Nid], stop: impl Fn() -> bool) {
-    let Ok(mut taken) = guests.take(0) else { return };
+    let Ok(mut taken) = guests.take(1) else { return };
     let Some(GuestSeat { seat, .. }) = &mut taken.seat else { return };
     let handle = seat.take();
     let (mut next, mut heard, mut good) = (0, 0, 0);
     while heard < peers.len() && !(stop() && heard >= next) {
         if let Some(nid) = peers.get(next).filter(|_| !stop()) {
-            let op = Op::Ping { tag: PINGS + next as u64, target: ProcessId::lustre(*nid) };
+            let op = Op::Ping { tag: GREETINGS + next as u64, target: ProcessId::lustre(*nid) };
             next += usize::from(handle.submit(op).is_ok());
         }
         match handle.event() {
@@ -204,7 +241,7 @@ pub(crate) enum Again {
     Anew,
 }
 
-/// Pings a node and waits for its answer, or the reason why there is none. `owed` are the tags of pings that
+/// Pings a node and waits for its answer, or the reason why there is none. `owed` are the tags of operations that
 /// were given up and are still out: this one's comes to them if it is.
 ///
 /// # Errors
@@ -226,7 +263,9 @@ pub(crate) fn one_ping(
     let end = Instant::now() + timeout;
     loop {
         let event = handle.event();
-        event.iter().for_each(|ev| settle(owed, ev));
+        if let Some(ev) = &event {
+            settle(owed, ev);
+        }
         match event {
             Some(Event::Ping { tag: t, info: Ok(info), rtt_ns }) if t == tag => {
                 return Ok(Pong::of(&info, rtt_ns));
@@ -257,31 +296,55 @@ mod tests {
     use transport::lnd::LnetError;
     use transport::node::{App, NoApp, Ops, beside};
 
-    /// A guest that gave a ping up left its seat while that was out, and the next one there heard its end.
-    #[test]
-    fn a_seat_with_a_ping_out_is_for_pings_alone_until_it_is_heard() {
-        let (mut app, seats) = beside(NoApp, Seats::ids(), DEPTH);
+    fn seats() -> (Seats, impl App) {
+        let (app, seats) = beside(NoApp, Seats::ids(), DEPTH);
         let guests = Seats::default();
         let backing: Arc<dyn Backing> = Arc::new(hugepages::PrivatePages);
         guests.open(seats, &backing);
-        let mut all: Vec<_> = (0..SEATS).map(|_| guests.take(0).unwrap()).collect();
-        assert!(guests.take(OWED_MAX).is_err(), "{SEATS} are taken");
-        // Each leaves with a ping out; one has two.
+        (guests, app)
+    }
+
+    /// A guest that gave operations up left its seat while they were out, and the next one there heard their ends.
+    #[test]
+    fn whoever_leaves_owes_what_is_out_and_the_next_sits_down_at_once() {
+        let (guests, mut app) = seats();
+        let mut all: Vec<_> = (0..SEATS).map(|_| guests.take(1).unwrap()).collect();
+        assert_eq!(guests.take(1).err(), Some(NoSeat::Taken));
+        // Each leaves with something out; one has more.
         for (i, p) in all.iter_mut().enumerate() {
             let c = p.seat.as_mut().unwrap();
             c.owed.extend([7].into_iter().chain((i == 0).then_some(8)));
         }
         drop(all);
-        let refused = guests.take(0).err().unwrap();
-        assert!(refused.contains("try again within a minute"), "{refused}");
-        let taken = guests.take(OWED_MAX).unwrap();
+        let taken = guests.take(DEPTH / 2).unwrap();
         assert_eq!(taken.seat.as_ref().unwrap().owed, [7], "the one that hears least");
         drop(taken);
+        // Operations that are out have room for their ends.
+        assert_eq!(guests.take(DEPTH).err(), Some(NoSeat::Owed(usize::from(SEATS) + 1)));
         let mut ops = Ops::new();
-        for id in Seats::ids().take(2) {
-            app.event(0, id, Event::Ping { tag: 7, info: Err(LnetError::TimedOut), rtt_ns: 0 }, &mut ops);
+        let ends = [
+            Event::Ping { tag: 7, info: Err(LnetError::TimedOut), rtt_ns: 0 },
+            Event::Ack { tag: 7, status: Err(LnetError::TimedOut), mlength: 0, done: true },
+        ];
+        for (id, ev) in Seats::ids().zip(ends) {
+            // That they have left says nothing of their end.
+            app.event(0, id, Event::Send { tag: 7, status: Ok(()), done: false }, &mut ops);
+            app.event(0, id, ev, &mut ops);
         }
-        let clean: Vec<_> = std::iter::from_fn(|| guests.take(0).ok()).collect();
+        guests.hear();
+        let clean: Vec<_> = std::iter::from_fn(|| guests.take(DEPTH).ok()).collect();
         assert!((1..=2).contains(&clean.len()), "{}", clean.len());
+    }
+
+    #[test]
+    fn what_holds_the_seats_is_said_and_for_how_long() {
+        let text = |n: NoSeat| n.text(Duration::from_secs(150));
+        assert!(text(NoSeat::Taken).starts_with("5 other commands go through this node now"));
+        let owed = text(NoSeat::Owed(320));
+        assert!(
+            owed.starts_with("320 operations that earlier commands") && owed.contains("150.0 s"),
+            "{owed}"
+        );
+        assert!(!owed.contains("ping"), "{owed}");
     }
 }

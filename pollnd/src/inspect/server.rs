@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tcpstack::Phase;
@@ -20,6 +20,7 @@ use super::shared::{About, Shared, say};
 use super::{
     Request, account, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs,
 };
+use crate::config::own_nis::Taking;
 use crate::limits;
 
 /// Askers at a time.
@@ -36,7 +37,32 @@ pub(crate) struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-fn askers(s: &Shared) -> MutexGuard<'_, Vec<(UnixStream, JoinHandle<()>)>> {
+/// One who asks.
+pub(super) struct Asker {
+    stream: UnixStream,
+    thread: JoinHandle<()>,
+    /// Since when its next question is waited for; none while one is answered.
+    silent: Silent,
+}
+
+type Silent = Arc<Mutex<Option<Instant>>>;
+
+fn set_silent(silent: &Silent, since: Option<Instant>) {
+    *silent.lock().unwrap_or_else(PoisonError::into_inner) = since;
+}
+
+/// Cuts off whoever has been silent longest; false where all are being answered.
+fn make_room(all: &mut Vec<Asker>) -> bool {
+    let since = |a: &Asker| *a.silent.lock().unwrap_or_else(PoisonError::into_inner);
+    let silent = all.iter().enumerate().filter_map(|(at, a)| Some((since(a)?, at)));
+    let Some((_, at)) = silent.min() else { return false };
+    let asker = all.swap_remove(at);
+    // Its thread ends by itself, and says nothing to anybody.
+    let _ = asker.stream.shutdown(std::net::Shutdown::Both);
+    true
+}
+
+fn askers(s: &Shared) -> MutexGuard<'_, Vec<Asker>> {
     s.askers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -96,11 +122,11 @@ impl Drop for Server {
         let _ = fs::remove_file(&self.path);
         let all = std::mem::take(&mut *askers(&self.shared));
         // An asker with no question open hears no more; one that is being answered hears the end.
-        for (s, _) in &all {
-            let _ = s.shutdown(std::net::Shutdown::Read);
+        for a in &all {
+            let _ = a.stream.shutdown(std::net::Shutdown::Read);
         }
-        for (_, t) in all {
-            let _ = t.join();
+        for a in all {
+            let _ = a.thread.join();
         }
     }
 }
@@ -116,38 +142,43 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
             continue;
         };
         let mut all = askers(shared);
-        all.retain(|(_, t)| !t.is_finished());
+        all.retain(|a| !a.thread.is_finished());
         let Ok(keep) = s.try_clone().and_then(|k| s.set_write_timeout(Some(WRITE_PATIENCE)).map(|()| k))
         else {
             continue;
         };
-        if all.len() >= ASKERS {
+        if all.len() >= ASKERS && !make_room(&mut all) {
             let _ = say(
                 &mut s,
                 &json!({ "error": format!("{ASKERS} others are asking this node: try again later") }),
             );
             continue;
         }
-        let sh = shared.clone();
+        let (sh, silent) = (shared.clone(), Silent::default());
+        set_silent(&silent, Some(Instant::now()));
+        let of = silent.clone();
         let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
             let fd = s.try_clone();
-            converse(s, &sh);
+            converse(s, &sh, &of);
             if let Ok(fd) = fd {
                 let _ = fd.shutdown(std::net::Shutdown::Both);
             }
         });
-        all.extend(spawned.ok().map(|t| (keep, t)));
+        all.extend(spawned.ok().map(|thread| Asker { stream: keep, thread, silent }));
     }
 }
 
-/// Answers one asker until it has no more questions, or does not read.
-fn converse(mut s: UnixStream, shared: &Shared) {
+/// Answers one asker until it has no more questions, or does not read, or another takes its place while it is silent.
+fn converse(mut s: UnixStream, shared: &Shared, silent: &Silent) {
     let mut buf = Vec::new();
     let mut chunk = [0; 1024];
     loop {
         while let Some(end) = buf.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = buf.drain(..=end).collect();
-            if answer(&mut s, &line, shared).is_err() {
+            set_silent(silent, None);
+            let answered = answer(&mut s, &line, shared);
+            set_silent(silent, Some(Instant::now()));
+            if answered.is_err() {
                 return;
             }
         }
@@ -182,17 +213,22 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Peers { most } => peers(s, shared, most)?,
         Request::Lcores {} => lcores(s, shared)?,
         Request::Tunables { name } => tunables::show(s, &shared.front, name.as_deref())?,
-        Request::Ping { target, timeout, discover } => match guests::ping(shared, &target, timeout, discover)
-        {
-            Ok(pong) => Ok(json!(pong)),
-            Err(e) => return say(s, &e.answer()),
+        Request::Ping { target, timeout, discover } => {
+            match guests::ping(s, shared, &target, timeout, discover) {
+                Ok(pong) => Ok(json!(pong)),
+                Err(e) => return say(s, &e.answer()),
+            }
+        }
+        Request::Bulk { job } => match guests::bulk(s, shared, &job)? {
+            Ok(moved) => Ok(moved),
+            Err(told) => return say(s, &told),
         },
-        Request::Bulk { job } => guests::bulk(s, shared, &job)?,
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Export {} => shared.live().and_then(|l| l.export(&shared.front)).map(|text| json!(text)),
-        Request::Apply { path } => {
-            shared.live().map(|l| l.apply(&shared.front, path.as_deref())).map(|o| o.answer())
+        Request::Apply { path, adds } => {
+            let taking = if adds { Taking::Adding } else { Taking::Whole };
+            shared.live().map(|l| l.apply(&shared.front, path.as_deref(), taking)).map(|o| o.answer())
         }
         Request::Lnet { ask } => match account::serve(s, shared, &ask)? {
             Ok(end) => Ok(end),
@@ -277,4 +313,28 @@ fn lcores(s: &mut UnixStream, shared: &Shared) -> io::Result<Outcome> {
         say(s, &v)?;
     }
     Ok(Ok(json!(n)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_silent_longest_makes_room_and_nobody_who_is_answered() {
+        let now = Instant::now();
+        let silent_for = [None, Some(2), Some(9), Some(5)];
+        let (mut all, mut others) = (Vec::new(), Vec::new());
+        for secs in silent_for {
+            let (stream, other) = UnixStream::pair().unwrap();
+            let silent = Silent::default();
+            set_silent(&silent, secs.map(|s| now.checked_sub(Duration::from_secs(s)).unwrap()));
+            all.push(Asker { stream, thread: std::thread::spawn(|| ()), silent });
+            others.push(other);
+        }
+        for cut in [2, 3, 1] {
+            assert!(make_room(&mut all));
+            assert_eq!(others[cut].read(&mut [0]).unwrap(), 0, "{cut} hears the end");
+        }
+        assert_eq!((make_room(&mut all), all.len()), (false, 1));
+    }
 }

@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use transport::node::inspect::Inspection;
@@ -12,6 +11,7 @@ use transport::wire::Nid;
 
 use super::baseline::Baseline;
 use super::seats::Seats;
+use super::server::Asker;
 use crate::args::NodeArgs;
 use crate::config::reload::Live;
 use crate::networks;
@@ -29,7 +29,7 @@ pub(super) struct Shared {
     /// Counts of lnetctl's statistics when they were reset.
     pub(super) baseline: Baseline,
     pub(super) about: About,
-    pub(super) askers: Mutex<Vec<(UnixStream, JoinHandle<()>)>>,
+    pub(super) askers: Mutex<Vec<Asker>>,
 }
 
 /// Identity of a node.

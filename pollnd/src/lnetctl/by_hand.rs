@@ -26,12 +26,16 @@ fn order(mut node: Asked, verb: &'static str, ask: Ask) -> Result<(), Refusal> {
     })
 }
 
-pub(super) fn add(a: &PeerArg, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
+pub(super) fn add(
+    a: &PeerArg,
+    multi_rail: bool,
+    node: impl FnOnce() -> Result<Asked, Refusal>,
+) -> Result<(), Refusal> {
     let (primary, mut nids) = nids(a)?;
     // lnetctl takes the primary one among them, too.
     nids.retain(|n| *n != primary);
     nids.insert(0, primary);
-    let peer = PeerByHand { nids, multi_rail: true };
+    let peer = PeerByHand { nids, multi_rail };
     if let Err(e) = peer.check(&[], []) {
         return Err(Refusal::netlink("add", "peer", e.errno(), e.to_string()));
     }

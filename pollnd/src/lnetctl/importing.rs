@@ -1,4 +1,4 @@
-//! `import`: a running node takes a configuration file, as with `pollnd config apply`; or loses what one names.
+//! `import`: a running node takes a configuration file, as with `pollnd config apply`, but keeps its NIs; or loses what one names.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,10 @@ use super::refusal::{Refusal, text};
 use crate::config::merge;
 use crate::config::model::Ni;
 use crate::config::reload::Outcome;
+use crate::fault_rules::{self, RuleText};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
+use crate::inspect::faults::Order;
 use crate::inspect::ni_orders::NetOrder;
 use crate::out;
 
@@ -59,15 +61,25 @@ pub(super) fn del(file: &Path, mut node: Asked) -> Result<(), Refusal> {
             }
         }
     }
+    for (rule, _) in &model.faults {
+        let order = Order::Remove(RuleText::of(rule));
+        let gone = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
+        if gone["end"] == 0 {
+            last = libc::ENOENT;
+            left.push(format!("there is no fault rule {}", fault_rules::words(rule)));
+        }
+    }
     if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }
 }
 
 pub(super) fn import(file: &Path, mut node: Asked) -> Result<(), Refusal> {
     let path = path(file)?;
-    let answer = node.0.one(&Request::Apply { path: Some(path) })?;
+    let answer = node.0.one(&Request::Apply { path: Some(path), adds: true })?;
     Err(match Outcome::read(&answer["end"]) {
-        Outcome::Changed(_, notes) => {
-            notes.iter().for_each(out::note);
+        Outcome::Changed(changed, notes) => {
+            // lnetctl says nothing on standard output.
+            let nis = changed.iter().filter(|c| c.starts_with("net: "));
+            notes.iter().chain(nis).for_each(out::note);
             return Ok(());
         }
         Outcome::Restart(all) => {

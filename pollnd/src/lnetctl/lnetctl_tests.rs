@@ -86,6 +86,7 @@ fn all_that_lnetctl_shows_is_read_and_printed_the_same() {
                 "global" => printed::<GlobalShow>(OLD, &text),
                 "ping" => printed::<Pinged>(ANSWER, &text),
                 "discover" => printed::<Discovered>(ANSWER, &text),
+                "cpt-of-nid" => printed::<CptOfNid>(ANSWER, &text),
                 "manage" => refusal(&text).text(),
                 // They come together.
                 "routing" => {
@@ -101,9 +102,19 @@ fn all_that_lnetctl_shows_is_read_and_printed_the_same() {
             *seen.entry(key).or_default() += 1;
         }
     }
-    for key in
-        ["net", "route", "routing", "peer", "peer list", "statistics", "global", "ping", "discover", "manage"]
-    {
+    for key in [
+        "net",
+        "route",
+        "routing",
+        "peer",
+        "peer list",
+        "statistics",
+        "global",
+        "ping",
+        "discover",
+        "manage",
+        "cpt-of-nid",
+    ] {
         assert!(seen.contains_key(key), "{seen:?}");
     }
 }

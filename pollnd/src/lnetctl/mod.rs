@@ -6,7 +6,9 @@ mod importing;
 pub(crate) mod layout;
 #[cfg(test)]
 mod lnetctl_tests;
+mod looking;
 mod nets;
+mod ni_values;
 mod refusal;
 pub(crate) mod routed;
 mod routing;
@@ -18,7 +20,7 @@ mod tables;
 use std::process::ExitCode;
 
 use self::refusal::Refusal;
-use crate::args::{CtlGlobal, CtlPeer, CtlRouting, CtlStats, CtlVerb, LnetctlArgs};
+use crate::args::{CtlDebug, CtlGlobal, CtlPeer, CtlRouting, CtlStats, CtlVerb, LnetctlArgs};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
 use crate::inspect::client::Client;
@@ -67,8 +69,12 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
     match &a.verb {
         CtlVerb::Net(verb) => nets::change(verb, node),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
-        CtlVerb::Peer(CtlPeer::Add(peer)) => by_hand::add(peer, node),
-        CtlVerb::Peer(CtlPeer::Del(peer)) => by_hand::del(peer, node),
+        // A peer by hand keeps its primary NID in any case, and may be deleted: nothing more is to be said to the node.
+        CtlVerb::Peer(CtlPeer::Add { peer, non_mr, .. }) => by_hand::add(peer, !non_mr, node),
+        CtlVerb::Peer(CtlPeer::Del { peer, .. }) => by_hand::del(peer, node),
+        CtlVerb::Peer(CtlPeer::Set { nid, all, health, state }) => {
+            ni_values::peers((nid.as_deref(), *all), *health, state.as_deref(), node)
+        }
         CtlVerb::Peer(CtlPeer::List) => tables::peer_list(node()?),
         CtlVerb::Route(verb) => routing::main(verb, node),
         CtlVerb::Routing(CtlRouting::Show) => tables::routing(node()?),
@@ -82,6 +88,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
         CtlVerb::Import { del: true, file } => importing::del(file, node()?),
         CtlVerb::Import { del: false, file } => importing::import(file, node()?),
+        CtlVerb::Debug(CtlDebug::Recovery { local, peer }) => looking::recovery(node()?, *peer && !local),
+        CtlVerb::CptOfNid { nids, named } => looking::cpts(&[&nids[..], &named[..]].concat(), node),
         CtlVerb::Udsp { words } => refuse_udsp(words),
     }
 }

@@ -1,6 +1,7 @@
 //! `net add`, `net del`: NIs that a running node gets and loses.
 
 use super::Asked;
+use super::ni_values::{self, Which, given};
 use super::refusal::{Refusal, status};
 use crate::args::{CtlNet, NetArg};
 use crate::config::model::network;
@@ -58,13 +59,18 @@ pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal
                 ("conns_per_peer", conns_per_peer),
                 ("tos", tos),
             ];
-            let shared = shared.into_iter().filter_map(|(name, v)| Some((name.to_owned(), (*v)?))).collect();
+            let shared = given(&shared);
             let order = NetOrder { credits: *credits, shared, cpt: cpt.clone(), ..order("add", ni)? };
             node()?.order(Ask::AddNet(Box::new(order)), |errno, e| told("add", errno, e))
         }
         CtlNet::Del { ni } => {
             let ask = Ask::DelNet(Box::new(order("del", ni)?));
             node()?.order(ask, |errno, e| told("del", errno, e))
+        }
+        CtlNet::Set { nid, all, net, health, conns_per_peer, lnd_timeout } => {
+            let shared = [("conns_per_peer", conns_per_peer), ("timeout", lnd_timeout)];
+            let which = Which { nid: nid.as_deref(), all: *all, net: net.as_deref() };
+            ni_values::nets(&which, *health, &shared, node)
         }
         CtlNet::Show { net, detail } => super::tables::nets(node()?, net.as_deref(), detail),
     }

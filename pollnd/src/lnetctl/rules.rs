@@ -2,7 +2,8 @@
 
 use super::refusal::{Refusal, status};
 use crate::args::FaultKind;
-use crate::inspect::faults::{self, Failed};
+use crate::fault_rules::Failed;
+use crate::inspect::faults;
 
 pub(super) fn main(kind: &FaultKind, node: Option<&str>) -> Result<(), Refusal> {
     faults::run(kind, node).map_err(|e| match e {

@@ -85,6 +85,13 @@ impl LocalNi {
         level.keep(4, &mut self.udsp);
     }
 
+    /// As a kernel has it, a peer may have no more messages in flight than the NI. Files say the node's number for all NIs.
+    pub(crate) fn cap(&mut self) {
+        if let Some(t) = &mut self.tunables {
+            t.peer_credits = t.peer_credits.min(t.credits);
+        }
+    }
+
     /// Leaves what makes the same NI again: its interface, where that is enough, or else its NID.
     pub(crate) fn backup(&mut self, by_interface: bool) {
         let interfaces = self.interfaces.take().filter(|_| by_interface);
@@ -406,4 +413,20 @@ pub(crate) struct Pinged {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Discovered {
     pub(crate) discover: Vec<Answer>,
+}
+
+/// The CPT of a NID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NidCpt {
+    pub(crate) nid: String,
+    pub(crate) cpt: u32,
+}
+
+/// `cpt-of-nid`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CptOfNid {
+    #[serde(rename = "cpt-of-nid")]
+    pub(crate) all: Vec<NidCpt>,
 }

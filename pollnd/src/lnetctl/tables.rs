@@ -4,7 +4,7 @@ use super::Asked;
 use super::layout::{NETLINK, OLD};
 use super::refusal::Refusal;
 use super::routed::{RouteShown, Routes, RoutingShown};
-use super::shown::{GlobalShow, Level, Net, Nets, NidOnly, Peer, PeerList, Peers, StatsShow};
+use super::shown::{GlobalShow, Level, LocalNi, Net, Nets, NidOnly, Peer, PeerList, Peers, StatsShow};
 use crate::args::Detail;
 use crate::config::model::network;
 use crate::inspect::account::Ask;
@@ -28,6 +28,7 @@ pub(super) fn nets(mut node: Asked, only: Option<&str>, detail: &Detail) -> Resu
     // tcp0 is tcp.
     let same = |a: &str, b: &str| a == b || network(a).is_some() && network(a) == network(b);
     let mut net: Vec<Net> = node.rows(Ask::Nets { backup: false })?;
+    net.iter_mut().flat_map(|n| &mut n.nis).for_each(LocalNi::cap);
     net.retain(|n| only.is_none_or(|o| same(o, &n.name)));
     if net.is_empty() {
         return Err(no_net(libc::ESRCH, "Network is down"));

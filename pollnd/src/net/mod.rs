@@ -299,7 +299,7 @@ fn measure(job: &Job, a: &mut NetAskArgs, sum: &mut Sum) -> Result<(), String> {
             Place::parse(from, Some(if there.addr().is_some() { XprtArg::Sock } else { XprtArg::Lnet }))?
         }
         (None, true) => return Err("a node on a port has no address unless told: give --from ADDRESS".into()),
-        (None, false) => Place::towards(&there)?,
+        (None, false) => Place::towards(&there, &a.node.route)?,
     };
     if here.name() == there.name() {
         return Err(format!("{}: that is this end's own address: give --from another", a.target));

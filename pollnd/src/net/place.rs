@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
 
+use transport::lnd::Route;
 use transport::net::LnetAddr;
 use transport::wire::Nid;
 use transport::wire::netsock::{Addr, Name, Tmids};
@@ -49,8 +50,8 @@ impl Place {
     ///
     /// # Errors
     /// There is no way, or no port.
-    pub(super) fn towards(peer: &Place) -> Result<Place, String> {
-        let nid = access::by_route(peer.nid(), "--from")?;
+    pub(super) fn towards(peer: &Place, routes: &[Route]) -> Result<Place, String> {
+        let nid = access::by_route(access::first_hop(routes, peer.nid()), "--from")?;
         match peer {
             Place::Lnet(a, _) => Ok(Place::Lnet(LnetAddr { nid, ..*a }, true)),
             Place::Sock(a) => {

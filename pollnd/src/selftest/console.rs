@@ -38,7 +38,7 @@ pub(crate) struct Console {
 
 enum At {
     /// Of a node of this process; it is not ours to take down if there is none here.
-    Own { node: Option<Node>, seats: Arc<Seats> },
+    Own { node: Option<Box<Node>>, seats: Arc<Seats> },
     /// Of one that runs.
     Through { client: Client, cut: Cut },
 }
@@ -61,7 +61,7 @@ impl Console {
                 let setup = Setup::new(Role::Dialler(COMMAND), claim).interrupted(interrupted.clone());
                 let node = assemble::start(node, setup, make)?;
                 access::await_all_routes(&node);
-                Ok(Console { at: At::Own { node: Some(node), seats }, interrupted })
+                Ok(Console { at: At::Own { node: Some(Box::new(node)), seats }, interrupted })
             }
         }
     }
@@ -130,7 +130,7 @@ impl Console {
         match &mut self.at {
             At::Own { node, seats } => {
                 let told = cut.then_some(&*self.interrupted);
-                own(node.as_ref(), seats, words, key, told, each)
+                own(node.as_deref(), seats, words, key, told, each)
             }
             At::Through { client, cut: hook } => {
                 let mut asked = client.again()?;

@@ -15,7 +15,7 @@ use super::console::Console;
 use super::live::Live;
 use super::{say, say_end};
 use crate::args::SelftestArgs;
-use crate::{limits, out};
+use crate::{MISUSED, limits, out};
 
 /// The prompt of lst.
 const PROMPT: &str = "lst > ";
@@ -25,12 +25,15 @@ const SCRIPT_MAX: u64 = 1 << 20;
 pub(super) fn main(mut a: SelftestArgs) -> Result<u8, String> {
     let talk = a.file.is_none() && std::io::stdin().is_terminal();
     let (name, text) = match &a.file {
-        Some(path) => (path.display().to_string(), read(path)?),
+        Some(path) => match read(path) {
+            Ok(text) => (path.display().to_string(), text),
+            Err(e) => return Ok(super::fault(&e, MISUSED)),
+        },
         None if talk => (String::new(), String::new()),
         None => ("standard input".to_owned(), all(std::io::stdin().lock(), "standard input")?),
     };
     let members = members(&text);
-    if talk && a.via.nid.is_none() && a.via.through.is_none() {
+    if talk && a.via.nid.is_none() && a.via.through.is_none() && a.node.route.is_empty() {
         out::note("no --nid: verbs go to the node that runs here (--nid NID begins one of its own)");
     }
     let via = a.via.clone();

@@ -168,7 +168,9 @@ fn open(via: &Via, node: &mut NodeArgs, members: &[Nid]) -> Result<Console, Stri
         via.nid = members.iter().copied().find(|n| is_here(*n));
     }
     let others = || members.iter().copied().find(|n| Some(*n) != via.nid);
-    match others().or_else(|| members.first().copied()) {
+    // Options of a node of its own are not for one that runs.
+    let behind = || node.route.first().map(|r| r.gateway);
+    match others().or_else(|| members.first().copied()).or_else(behind) {
         Some(target) => Console::open(&via, node, target),
         None if via.nid.is_some() => Console::open(&via, node, via.nid.unwrap_or(Nid::LO)),
         None => Console::through(running(&via)?),

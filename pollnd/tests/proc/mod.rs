@@ -312,6 +312,13 @@ impl Place {
         self.start(args).end()
     }
 
+    /// A file of this text for a node.
+    pub(crate) fn file(&self, text: &str) -> PathBuf {
+        let path = self.0.path().join("node.yaml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// `pollnd lnetctl` of a node.
     pub(crate) fn ctl(&self, node: &Proc, args: &[&str]) -> End {
         self.run(&[&["lnetctl", "--node", &node.id().to_string()], args].concat())

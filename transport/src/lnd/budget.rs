@@ -34,7 +34,7 @@ pub(crate) const CONN: u64 = 4096;
 /// discovery knows of it, what a router knows of one that has sent messages for others, and the least queue for messages that wait for
 /// a connection. `bench/tests/alloc_peers.rs` measures it.
 pub(crate) const PEER: u64 = 4096;
-/// Charged once more for a peer whose queue was ever used: that keeps [`FLOOR`] places.
+/// Charged once more for each line of a peer's that was ever used: it keeps [`FLOOR`] places.
 pub(crate) const QUEUE: u64 = (FLOOR * MESSAGE) as u64;
 /// A message that waits, in bytes: not less than a [`Tx`](super::Tx) of LNet's takes.
 pub(crate) const MESSAGE: usize = 464;
@@ -65,6 +65,8 @@ pub(crate) struct Uses {
     pub(crate) credits: u32,
     /// Those of them that answers hold.
     pub(crate) answers: u32,
+    /// Those of them that messages of other nodes hold, which are passed on.
+    pub(crate) passed: u32,
     /// Lendings that the pages of answers take: one a piece.
     pub(crate) pieces: u32,
     /// Router buffers of messages that came from there: the one thing here that is not on its way to a peer.
@@ -90,6 +92,7 @@ impl Uses {
     pub(crate) fn add(&mut self, n: Uses) {
         self.credits += n.credits;
         self.answers += n.answers;
+        self.passed += n.passed;
         self.pieces += n.pieces;
         self.buffers += n.buffers;
         self.bytes += n.bytes;
@@ -104,6 +107,7 @@ impl Uses {
     pub(crate) fn sub(&mut self, n: Uses) {
         self.credits = self.credits.saturating_sub(n.credits);
         self.answers = self.answers.saturating_sub(n.answers);
+        self.passed = self.passed.saturating_sub(n.passed);
         self.pieces = self.pieces.saturating_sub(n.pieces);
         self.buffers = self.buffers.saturating_sub(n.buffers);
         self.bytes = self.bytes.saturating_sub(n.bytes);
@@ -376,9 +380,13 @@ impl Budget {
 
     /// Whether an answer to the host must leave credits to others: of the NI's `most`, `now` are taken, or kept from answers.
     /// One answer may go for each host, however few are left: else some hosts that never read would hold them all, and no
-    /// other would be answered. Never while half of them are free: a caller need not ask then.
-    pub(crate) fn must_wait(&self, host: Key, now: u32, most: u32) -> bool {
-        self.hosts.get(host).is_some_and(|h| h.uses.answers > 0 && h.uses.answers >= most.saturating_sub(now))
+    /// other would be answered. What is passed on to the host is before others of its kind alone, which `passed` says of this one.
+    /// Never while half of them are free: a caller need not ask then.
+    pub(crate) fn must_wait(&self, host: Key, now: u32, most: u32, passed: bool) -> bool {
+        self.hosts.get(host).is_some_and(|h| {
+            let before = h.uses.answers - if passed { 0 } else { h.uses.passed.min(h.uses.answers) };
+            before > 0 && h.uses.answers >= most.saturating_sub(now)
+        })
     }
 
     /// The same for the lendings that an answer of so many pieces needs, of which `free` are left to answers.
@@ -518,14 +526,14 @@ mod tests {
         }
         assert_eq!((n, b.may_shake(y, 8), b.may_shake(y, 4)), (4, true, false));
         let mut used = 0;
-        while !b.must_wait(x, used, 8) {
+        while !b.must_wait(x, used, 8, false) {
             b.took(x, Uses { credits: 1, answers: 1, pieces: 3, ..Uses::default() });
             used += 1;
         }
-        assert_eq!((used, b.must_wait(y, used, 8)), (4, false));
+        assert_eq!((used, b.must_wait(y, used, 8, false)), (4, false));
         // Own operations to the same host are no answers.
         b.took(y, Uses { credits: 4, ..Uses::default() });
-        assert!(!b.must_wait(y, 8, 8));
+        assert!(!b.must_wait(y, 8, 8, false));
         let waits = |pieces, free| b.must_wait_for_lendings(x, pieces, free);
         assert_eq!((waits(3, 15), waits(3, 14), b.must_wait_for_lendings(y, 256, 0)), (false, true, false));
     }

@@ -142,6 +142,10 @@ counters! {
     drop_route_loop,
     /// Messages of other nodes that the next hop did not take.
     drop_next_hop,
+    /// Messages for a node that takes nothing, behind one that waits for it.
+    drop_stuck,
+    /// Nodes that took nothing while the sources of messages for them had no router buffer left.
+    forward_stuck,
     /// Messages from another network that came by a node which is no gateway to it (`lnet_drop_asym_route`).
     drop_asym_route,
     /// Pings of gateways, to see whether their routes are up.

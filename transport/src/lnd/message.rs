@@ -101,6 +101,7 @@ impl<T> Tx<T> {
         if !self.credit {
             return Uses::default();
         }
-        Uses { credits: 1, answers: self.shares().into(), pieces: self.pieces(), ..Uses::default() }
+        let (answers, passed) = (self.shares().into(), self.forwarded.into());
+        Uses { credits: 1, answers, passed, pieces: self.pieces(), ..Uses::default() }
     }
 }

@@ -13,7 +13,7 @@
 //! | `lnet_parse` | `Upper::parse` | a header has come; LNet says where its payload goes |
 //! | `lnd_recv` | `Lnd::recv` | there |
 //! | `lnet_finalize` | `Upper::finalize`, `Upper::unsent`, `Upper::deliver` | a message was sent, or received, or will not be |
-//! | `lnd_notify` | `Upper::peer_new`, `Upper::peer_gone`, `Upper::kick` | an entry comes, goes, has room again |
+//! | `lnd_notify` | `Upper::peer_new`, `Upper::peer_lost`, `Upper::peer_gone`, `Upper::kick` | an entry comes, goes, has room again |
 //!
 //! Each side is lent the other for the length of a call, and both are lent the shard's common state (`Cx`); nothing is
 //! queued or allocated in between. An LND knows no portal, no match entry and no application; LNet knows no connection.
@@ -244,6 +244,8 @@ pub(crate) trait Upper: Sized {
     fn peers(&self) -> usize;
     /// A connection with the peer has come up.
     fn peer_connected(&mut self, cx: &mut Cx, peer: Key);
+    /// The last connection with the peer has ended; the entry may stay.
+    fn peer_lost(&mut self, cx: &mut Cx, peer: Key);
     /// The LND's entry goes, and LNet's with it.
     fn peer_gone(&mut self, peer: Key);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.
@@ -300,7 +302,7 @@ pub(crate) trait Lnd<U: Upper> {
         mlength: u32,
     );
     /// The payload of the message that is being parsed, which is lent, is to be given in parts of `least` bytes or more as it
-    /// comes. From the first part on it has to come at a pace, or its set ends.
+    /// comes.
     fn in_parts(&mut self, conn: Key, least: u32);
     /// Sends the header of a message that has its credits, and the first part of its payload, by a way that is clear; takes it
     /// out of its place. Nothing else leaves by that way until all of it has. Gives its name.
@@ -337,8 +339,8 @@ pub(crate) trait Lnd<U: Upper> {
     fn add(&mut self, up: &mut U, cx: &mut Cx, id: ProcessId) -> Option<Key>;
     /// Charges a peer to nobody in particular: its address may be an invention.
     fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
-    /// LNet's queue of a peer was used, and is charged for the places that it keeps.
-    fn charge_queue(&mut self, cx: &mut Cx, peer: Key);
+    /// So many of LNet's lines of a peer were used, and are charged for the places that they keep.
+    fn charge_queues(&mut self, cx: &mut Cx, peer: Key, lines: u8);
     /// Whether the peer may ask for more: not while it leaves too much unread.
     fn may_ask(&self, cx: &Cx, peer: Key) -> bool;
     /// An answer was queued for the peer by LNet.
@@ -353,6 +355,9 @@ pub(crate) trait Lnd<U: Upper> {
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// Gives back what waits for a connection to a peer, but for answers: those have no other way.
     fn give_back(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
+    /// Ends messages of other nodes for `nid` that wait at a peer; with `streams` what has begun to leave, too, and with it the peer's
+    /// connections.
+    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nid: Nid, streams: bool);
     /// Fails what waits for connections, of all peers: the node goes down.
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
     /// Goes down: connections are closed as soon as handshakes under way have come to an end.

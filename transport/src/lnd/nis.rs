@@ -51,9 +51,9 @@ pub enum NiError {
         net: NetId,
     },
     /// The runtime cannot use its address.
-    #[error("cannot listen on {at}: {why}")]
+    #[error("cannot listen on {}: {why}", place(at))]
     Listen {
-        /// Where.
+        /// Where; port 0 of a node that does not listen.
         at: SocketAddr,
         /// Why.
         why: ListenError,
@@ -77,6 +77,11 @@ pub enum NiError {
     /// The node goes down.
     #[error("the node is shutting down")]
     Down,
+}
+
+/// An address, with the port if that is known.
+fn place(at: &SocketAddr) -> String {
+    if at.port() == 0 { at.ip().to_string() } else { at.to_string() }
 }
 
 impl NiError {

@@ -62,7 +62,7 @@ impl Pieces {
 
     /// Of that, copied since no receive buffer could be lent.
     pub(crate) fn copied(&self) -> u64 {
-        let copied = self.iter().filter(|p| matches!(p, RxPiece::Copied(_)));
+        let copied = self.iter().filter(|p| !matches!(p, RxPiece::Lent(_)));
         copied.map(|p| p.bytes().len() as u64).sum()
     }
 

@@ -1,6 +1,6 @@
 //! Placement of one message's payload: an object that is fed with fragments and knows nothing else.
 
-use hugepages::{LendOwner, PageRunMut, RxFrag};
+use hugepages::{LendOwner, OwnPages, PageRunMut, RxFrag};
 
 use super::counters::Counters;
 use super::memory::{Data, Sink};
@@ -17,6 +17,9 @@ pub(crate) enum Dest {
     Own(Vec<u8>),
 }
 
+/// Bytes from which on a copy has pages of its own.
+const OWN_PAGES: usize = 32 << 10;
+
 fn copy_into(run: &mut PageRunMut, at: usize, bytes: &[u8]) {
     let room = run.bytes_mut().get_mut(at..).and_then(|b| b.get_mut(..bytes.len()));
     if let Some(room) = room {
@@ -32,6 +35,8 @@ pub(crate) struct Placement {
     done: u32,
     owner: LendOwner,
     pieces: Pieces,
+    /// Copies of what could not be lent, and of all behind it, so many bytes so far: one piece, the next.
+    copies: Option<(OwnPages, usize)>,
     sum: Option<Checksum>,
     /// Copying and summing wait for [`Placement::run`].
     later: bool,
@@ -49,7 +54,7 @@ impl Placement {
             }
             _ => Pieces::default(),
         };
-        Placement { dest, want, done: 0, owner, pieces, sum, later: false, ran: (0, 0) }
+        Placement { dest, want, done: 0, owner, pieces, copies: None, sum, later: false, ran: (0, 0) }
     }
 
     fn copies(&self) -> bool {
@@ -118,6 +123,7 @@ impl Placement {
 
     /// Takes out the pieces so far, of a payload that is lent and goes on before it is whole.
     pub(crate) fn take_part(&mut self) -> Pieces {
+        self.end_copies();
         std::mem::take(&mut self.pieces)
     }
 
@@ -184,19 +190,49 @@ impl Placement {
                 copy_into(run, *offset as usize + at as usize, frag.bytes());
                 counters.rx_copied_bytes += u64::from(take);
             }
-            Dest::Sink { sink: Sink::Lend(_), .. } => match frag.lend(self.owner) {
-                Ok(lent) => {
-                    counters.rx_lent_bytes += u64::from(take);
-                    self.pieces.push(RxPiece::Lent(lent));
+            Dest::Sink { sink: Sink::Lend(_), .. } => {
+                // Behind a copy in pages of its own all the rest is.
+                let lent = if self.copies.is_some() { Err(frag) } else { frag.lend(self.owner) };
+                match lent {
+                    Ok(lent) => {
+                        counters.rx_lent_bytes += u64::from(take);
+                        self.pieces.push(RxPiece::Lent(lent));
+                    }
+                    Err(frag) => {
+                        counters.rx_lend_refused += 1;
+                        counters.rx_copied_bytes += u64::from(take);
+                        self.copy(frag.bytes(), (self.want - at) as usize);
+                    }
                 }
-                Err(frag) => {
-                    counters.rx_lend_refused += 1;
-                    counters.rx_copied_bytes += u64::from(take);
-                    self.pieces.push(RxPiece::Copied(frag.bytes().into()));
-                }
-            },
+            }
         }
         rest
+    }
+
+    /// Copies bytes that could not be lent, the first of `left` that are to come. Long ones have pages of their own: what many such
+    /// messages held goes back to the kernel with them.
+    fn copy(&mut self, bytes: &[u8], left: usize) {
+        if self.copies.is_none() && left >= OWN_PAGES {
+            self.copies = OwnPages::new(left).ok().map(|pages| (pages, 0));
+        }
+        let Some((pages, n)) = &mut self.copies else {
+            return self.pieces.push(RxPiece::Copied(bytes.into()));
+        };
+        if let Some(room) = pages.bytes_mut().get_mut(*n..).and_then(|b| b.get_mut(..bytes.len())) {
+            room.copy_from_slice(bytes);
+        }
+        *n += bytes.len();
+        if left == bytes.len() {
+            self.end_copies();
+        }
+    }
+
+    /// What was copied into pages of its own is a piece; what is copied next is another one.
+    fn end_copies(&mut self) {
+        if let Some((mut pages, n)) = self.copies.take() {
+            pages.truncate(n);
+            self.pieces.push(RxPiece::Pages(pages));
+        }
     }
 
     /// Takes bytes that this node itself sends, as one copy.
@@ -213,7 +249,7 @@ impl Placement {
                 counters.rx_copied_bytes += take as u64;
             }
             Dest::Sink { sink: Sink::Lend(_), .. } => {
-                self.pieces.push(RxPiece::Copied(bytes.into()));
+                self.copy(bytes, (self.want as usize).saturating_sub(at));
                 counters.rx_copied_bytes += take as u64;
             }
         }
@@ -229,5 +265,57 @@ impl Placement {
         };
         let dest = std::mem::replace(&mut self.dest, Dest::Own(Vec::new()));
         (dest, data, self.sum.take().map(Checksum::value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hugepages::{HeapRxPool, LendBudget};
+
+    /// A payload of `want` bytes in fragments of 2,000, of which `lends` can be lent; as a whole or with parts taken out.
+    fn come(want: u32, lends: u64, parts: &[u32]) -> (Vec<RxPiece>, Counters) {
+        let budget = LendBudget { lcore_bytes: lends * 2048, owner_bytes: lends * 2048, handles: 64 };
+        let (pool, mut c) = (HeapRxPool::with_budget(2048, 64, budget), Counters::default());
+        let dest = Dest::Sink { sink: Sink::Lend(want), offset: 0 };
+        let mut p = Placement::new(dest, want, LendOwner(1), None);
+        let all: Vec<u8> = (0..want).map(|n| (n % 251) as u8).collect();
+        let mut got = Vec::new();
+        for bytes in all.chunks(2000) {
+            assert!(p.feed(pool.copy_of(bytes).unwrap(), &mut c).is_none());
+            if parts.contains(&p.done()) {
+                got.extend(p.take_part().drain());
+            }
+        }
+        let (_, Data::Lent(mut last), _) = p.finish() else { panic!() };
+        got.extend(last.drain());
+        assert_eq!(got.iter().flat_map(RxPiece::bytes).copied().collect::<Vec<u8>>(), all);
+        (got, c)
+    }
+
+    fn kinds(pieces: &[RxPiece]) -> String {
+        let kind = |p: &RxPiece| match p {
+            RxPiece::Lent(_) => 'l',
+            RxPiece::Copied(_) => 'c',
+            RxPiece::Pages(_) => 'p',
+        };
+        pieces.iter().map(kind).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_lent_is_copied_into_one_piece() {
+        let (pieces, c) = come(100_000, 3, &[]);
+        assert_eq!(kinds(&pieces), "lllp");
+        assert_eq!((c.rx_lent_bytes, c.rx_copied_bytes, c.rx_lend_refused), (6000, 94_000, 47));
+        // Short ones are an allocator's, each for itself.
+        assert_eq!(kinds(&come(OWN_PAGES as u32 - 1, 16, &[]).0), "l".repeat(16) + "c");
+        assert_eq!(kinds(&come(6000, 0, &[]).0), "ccc");
+    }
+
+    #[test]
+    fn parts_have_copies_of_their_own() {
+        let (pieces, c) = come(100_000, 1, &[20_000, 60_000, 80_000]);
+        assert_eq!(kinds(&pieces), "lppp".to_owned() + &"c".repeat(10));
+        assert_eq!(c.rx_copied_bytes, 98_000);
     }
 }

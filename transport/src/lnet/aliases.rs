@@ -40,6 +40,17 @@ pub(crate) struct Claim {
     pub(super) down: u32,
 }
 
+/// What came of a node's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Learnt {
+    /// Nothing new.
+    Nothing,
+    /// Its word holds again, and is what it was.
+    Again,
+    /// Something about who is who.
+    Names,
+}
+
 /// Whose word an entry is.
 #[derive(Clone, Copy, Debug)]
 enum Teller {
@@ -49,13 +60,15 @@ enum Teller {
         by: IpAddr,
         /// The host that pays.
         host: IpAddr,
+        /// The address of that NID of its own by which it has been heard, while it is connected there.
+        heard: Option<IpAddr>,
     },
     /// The user's.
     Hand {
         /// It is used as a peer that has several NIDs.
         multi_rail: bool,
-        /// One of its NIDs has said of itself who it is.
-        heard: bool,
+        /// The same as of a node.
+        heard: Option<IpAddr>,
     },
 }
 
@@ -75,6 +88,16 @@ impl Told {
 
     fn is_by_hand(&self) -> bool {
         matches!(self.teller, Teller::Hand { .. })
+    }
+
+    fn heard(&self) -> Option<IpAddr> {
+        let (Teller::Node { heard, .. } | Teller::Hand { heard, .. }) = self.teller;
+        heard
+    }
+
+    fn heard_mut(&mut self) -> &mut Option<IpAddr> {
+        let (Teller::Node { heard, .. } | Teller::Hand { heard, .. }) = &mut self.teller;
+        heard
     }
 }
 
@@ -110,6 +133,8 @@ struct Contest {
 /// Peers with more than one NID.
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
+    /// This node's: entries for `0@lo` mean any of them.
+    own: SmallVec<[Nid; 4]>,
     by_nid: HashMap<Nid, u64>,
     told: BTreeMap<u64, Told>,
     shares: HashMap<IpAddr, Share>,
@@ -125,8 +150,9 @@ pub(crate) struct Aliases {
 
 impl Aliases {
     /// Those that a configuration begins with.
-    pub(super) fn first(peers: &[PeerByHand]) -> Aliases {
+    pub(super) fn first(own: impl Iterator<Item = Nid>, peers: &[PeerByHand]) -> Aliases {
         let mut all = Aliases::default();
+        all.set_own(own);
         peers.iter().for_each(|p| all.set_by_hand(&p.nids, p.multi_rail));
         all
     }
@@ -156,7 +182,14 @@ impl Aliases {
     /// Whether a message from `source` may be taken for one from `name`.
     #[inline]
     pub(crate) fn acts_for(&self, name: Nid, source: Nid) -> bool {
-        name == source || (!self.by_nid.is_empty() && self.same(name, source) && !self.is_awaited(name))
+        name == source
+            || (!self.by_nid.is_empty() && self.same(name, source) && !self.is_awaited(name))
+            || (name == Nid::LO && self.own.contains(&source))
+    }
+
+    /// This node has these NIDs from now on.
+    pub(super) fn set_own(&mut self, own: impl Iterator<Item = Nid>) {
+        self.own = own.collect();
     }
 
     fn entry(&self, nid: Nid) -> Option<&Told> {
@@ -184,9 +217,26 @@ impl Aliases {
         })
     }
 
-    /// Whether one of the NIDs of this one's node has said who it is, so that the others need not be asked.
+    /// Whether the node of this NID has said who it is by one of its NIDs, and is connected there still: the others need not be asked.
     pub(super) fn is_told(&self, nid: Nid) -> bool {
-        !matches!(self.entry(nid).map(|t| t.teller), None | Some(Teller::Hand { heard: false, .. }))
+        self.heard_by(nid).is_some()
+    }
+
+    /// The NID by which the node of this one has said who it is, if it is connected there still.
+    pub(super) fn heard_by(&self, nid: Nid) -> Option<Nid> {
+        let told = self.entry(nid)?;
+        let by = told.heard()?;
+        told.nids.iter().copied().find(|n| n.ip() == Some(by))
+    }
+
+    /// The node of `nid` is heard by it, or by nothing any more; gives whether that is new. The first NID that it is heard by stays that.
+    pub(super) fn set_heard(&mut self, nid: Nid, heard: bool) -> bool {
+        let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get_mut(n)) else { return false };
+        let is_new = told.heard().is_some() != heard;
+        if is_new {
+            *told.heard_mut() = nid.ip().filter(|_| heard);
+        }
+        is_new
     }
 
     /// The user says that one peer has these NIDs, the primary one first. A peer that goes by it
@@ -203,7 +253,7 @@ impl Aliases {
         self.hands += 1;
         self.by_hand += nids.len();
         self.by_nid.extend(nids.iter().map(|nid| (*nid, n)));
-        let teller = Teller::Hand { multi_rail, heard: false };
+        let teller = Teller::Hand { multi_rail, heard: None };
         self.told.insert(n, Told { nids: nids.iter().copied().collect(), teller });
     }
 
@@ -246,13 +296,11 @@ impl Aliases {
 
     /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
     /// address it has the last word; NIDs that another node has told of stay that one's. A peer by hand stays as it is, and is
-    /// known to have been heard. Gives whether anything changed.
-    pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+    /// known to have been heard.
+    pub(crate) fn hear(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> Learnt {
         let own = nids.iter().find(|n| n.ip() == Some(by) && self.is_by_hand(**n));
-        if let Some(told) = own.and_then(|n| self.told.get_mut(self.by_nid.get(n)?))
-            && let Teller::Hand { heard, .. } = &mut told.teller
-        {
-            return !std::mem::replace(heard, true);
+        if let Some(own) = own {
+            return if self.set_heard(*own, true) { Learnt::Again } else { Learnt::Nothing };
         }
         let mut heard = false;
         // Their word counts once the peer by hand is deleted.
@@ -268,11 +316,20 @@ impl Aliases {
                 }
             }
         }
-        self.store(by, host, nids) || heard
+        match self.store(by, host, nids) {
+            Learnt::Nothing | Learnt::Again if heard => Learnt::Names,
+            learnt => learnt,
+        }
     }
 
-    fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
-        let Some(primary) = nids.first().copied() else { return false };
+    /// Whether a word says anything new.
+    #[cfg(test)]
+    pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
+        self.hear(by, host, nids) != Learnt::Nothing
+    }
+
+    fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> Learnt {
+        let Some(primary) = nids.first().copied() else { return Learnt::Nothing };
         let mut own = Nids::new();
         for nid in nids.iter().take(OF_ONE) {
             let other = self.entry(*nid);
@@ -287,15 +344,17 @@ impl Aliases {
         // Nobody is known by the name of a node that has not been heard.
         let lent = primary.ip() != Some(by) && self.word(primary) == Word::Awaited;
         if own.first() != Some(&primary) || lent {
-            return false;
+            return Learnt::Nothing;
         }
         if let Some(known) = self.entry(primary) {
             if known.nids == own {
-                return false;
+                let speaker = own.iter().find(|n| n.ip() == Some(by));
+                let again = speaker.is_some_and(|n| self.set_heard(*n, true));
+                return if again { Learnt::Again } else { Learnt::Nothing };
             }
             let speaks = known.by() == Some(by) || known.nids.iter().any(|n| n.ip() == Some(by));
             if !speaks {
-                return false;
+                return Learnt::Nothing;
             }
         }
         let mut changed = false;
@@ -303,7 +362,7 @@ impl Aliases {
             changed |= if self.primary(*nid) == primary { self.forget(*nid) } else { self.take_out(*nid) };
         }
         if own.len() < 2 || !self.make_room(host, own.len()) {
-            return changed;
+            return if changed { Learnt::Names } else { Learnt::Nothing };
         }
         let n = self.next;
         self.next += 1;
@@ -312,8 +371,8 @@ impl Aliases {
         share.entries += 1;
         share.told.push_back(n);
         self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
-        self.told.insert(n, Told { nids: own, teller: Teller::Node { by, host } });
-        true
+        self.told.insert(n, Told { nids: own, teller: Teller::Node { by, host, heard: Some(by) } });
+        Learnt::Names
     }
 
     /// Whether the node of `nid` has said that it is one with the node at `by`.
@@ -374,12 +433,16 @@ impl Aliases {
     /// The NID is that peer's no longer, whose other NIDs stay unless it was the one that they go by; gives whether it was anybody's.
     fn take_out(&mut self, nid: Nid) -> bool {
         let Some(told) = self.entry(nid) else { return false };
-        let Teller::Node { by, host } = told.teller else { return false };
+        let Teller::Node { by, host, heard } = told.teller else { return false };
         let rest: Nids = told.nids.iter().copied().filter(|n| *n != nid).collect();
         let leads = told.nids.first() == Some(&nid) || nid.ip() == Some(by);
         self.forget(nid);
         if !leads {
             self.store(by, host, &rest);
+        }
+        let rest = rest.first().and_then(|n| self.by_nid.get(n)).and_then(|n| self.told.get_mut(n));
+        if let Some(told) = rest {
+            *told.heard_mut() = heard.filter(|h| nid.ip() != Some(*h));
         }
         true
     }

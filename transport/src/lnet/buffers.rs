@@ -27,6 +27,7 @@ use super::class::{BufferClass, CLASSES};
 use super::guest::{Guest, Lease, Waiting};
 use super::lines::{Lines, Place, Sake};
 use super::shares::Shares;
+use super::stuck::PATIENCE;
 use crate::lnd::budget::Room;
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, Ticket};
 use crate::stream::slab::Key;
@@ -165,6 +166,16 @@ impl Buffers {
         free.buffers < size / 4 || free.bytes < cx.cfg.budget / 4
     }
 
+    /// Whether messages for a NID are here.
+    pub(super) fn has_for(&self, nid: Nid) -> bool {
+        self.shares.has(nid)
+    }
+
+    /// Whether a NID has taken nothing for so long that others are not to wait for it.
+    pub(super) fn takes_nothing(&self, nid: Nid, now: u64) -> bool {
+        now.checked_sub(PATIENCE).is_some_and(|then| self.shares.rests_since(nid, then))
+    }
+
     fn pool(&self, class: BufferClass) -> Option<&Pool> {
         self.pools.get(class as usize)
     }
@@ -222,17 +233,22 @@ impl Lnet {
                     pool.lines.stand(msg.peer, place, waiting.iter().map(|w| w.out));
                 }
             }
+            p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
+            if full {
+                self.has_no_buffer(cx, msg.peer);
+            }
             return None;
         }
         pool.take(out, 1);
         pool.note();
         let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
-        let lease = Lease { ni, class, out, to: dest, len, bucket, peer, key };
+        let lease = Lease { ni, class, out, to: dest, len, left: false, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
+        p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
         cx.budget.took(p.host, lease.uses());
         self.buffers.bytes += u64::from(len);
-        self.buffers.shares.take(dest, class, lease.room());
+        self.buffers.shares.take(dest, class, lease.room(), cx.now);
         Some(lease)
     }
 
@@ -254,6 +270,11 @@ impl Lnet {
             let (entry, host) = (p.entry, p.host);
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
+            }
+            guest.full_since = 0;
+            if lease.left {
+                self.buffers.shares.left(lease.to, cx.now);
+                self.stuck.takes(lease.to);
             }
             self.buffers.shares.give(lease.to, lease.class, lease.room());
             self.leave_the_crowd(Sake::Dest(lease.to));
@@ -494,13 +515,13 @@ impl Lnet {
     }
 
     /// A peer has come from another shard.
-    pub(super) fn guest_comes(&mut self, key: Key) {
+    pub(super) fn guest_comes(&mut self, key: Key, now: u64) {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         self.buffers.bytes += guest.bytes;
         self.buffers.moved = true;
         guest.places = Default::default();
         for (to, class, n) in &guest.to {
-            self.buffers.shares.take(*to, *class, *n);
+            self.buffers.shares.take(*to, *class, *n, now);
         }
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));

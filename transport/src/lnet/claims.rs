@@ -2,12 +2,13 @@
 //! (docs/protocol/lnet.md §6.4; the names: [`super::aliases`]).
 
 use super::Lnet;
-use super::aliases::{Claim, Nids};
-use super::discovery::{News, Standing, Step};
+use super::aliases::{Claim, Learnt, Nids, OF_ONE};
+use super::discovery::{News, PUSHERS, PUSHES, Standing, Step, Subject};
 use super::remote::Body;
 use crate::lnd::{Cx, Lnd};
 use crate::stream::slab::Key;
-use crate::wire::{Nid, ProcessId};
+use crate::wire::ping::NiStatus;
+use crate::wire::{Nid, PingInfo, ProcessId, ping};
 
 impl Lnet {
     /// A peer has connected by its NID. Where another node has claimed that, nobody else acts for it any more, and it is asked whether it
@@ -30,13 +31,14 @@ impl Lnet {
         self.discovery.news.push_back(News::Came(peer));
     }
 
-    /// Asks a peer that has come by a NID that another node claims. One that cannot be asked is for itself.
+    /// Asks a peer that has come by a NID that another node claims: one that is being told of us when that has ended. One that cannot be
+    /// asked is for itself.
     pub(super) fn ask_whose<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], peer: Key) {
         let Some(lnd) = self.lnd_of(lnds, peer) else { return };
         let Some(p) = self.peers.get(peer) else { return };
         let may = cx.cfg.discovery && !cx.down && !p.discovery.is_quiet(cx.now) && !cx.budget.over(p.host);
         match p.discovery.stands() {
-            Standing::Asking => {}
+            Standing::Asking | Standing::Telling | Standing::Stale => {}
             Standing::Unknown | Standing::Known if may => self.step(cx, lnd, peer, Step::Ask),
             _ => self.is_alone(cx, peer),
         }
@@ -52,10 +54,70 @@ impl Lnet {
         }
     }
 
+    /// Takes in what a node says of itself; gives whether it is to be told of us.
+    pub(super) fn take_info(&mut self, cx: &mut Cx, subject: Subject, info: &PingInfo) -> bool {
+        let Some(id) = self.id_of(subject) else { return false };
+        let nid = id.nid;
+        // At which address it speaks: of a node behind a router the gateway's word is taken.
+        let host = match subject.far {
+            None => self.peers.get(subject.via).and_then(|p| cx.budget.ip(p.host)),
+            Some(_) => nid.ip(),
+        };
+        let others = |n: &Nid| !self.is_own(*n) && (subject.far.is_none() || !self.is_near(*n));
+        let nids: Nids = info.nids().filter(others).take(OF_ONE).collect();
+        let down = down_of(info, &nids);
+        // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
+        // taken for that name alone.
+        let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
+        let told = self.aliases.heard_by(nid).is_some_and(|h| h != nid && nids.contains(&h));
+        let agrees = rails && told && self.aliases.claim_on(nid).is_some();
+        if rails && let Some(host) = host.filter(|h| nid.ip() == Some(*h)) {
+            let claim = Claim { speaker: nid, host, nids, down };
+            self.discovery.news.push_back(News::Claim(Box::new(claim), true));
+        } else if subject.far.is_none() && self.aliases.is_awaited(nid) {
+            self.is_alone(cx, subject.via);
+        }
+        // Another NID of a node that is told by the one that it was heard by.
+        if agrees {
+            return false;
+        }
+        let ours = self.discovery.info;
+        let Some(known) = self.known(subject) else { return false };
+        let more = known.more();
+        more.features = info.features;
+        let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
+        wanted && more.told != ours && more.untold < PUSHES && !cx.down
+    }
+
+    /// Takes in what a node says in answer to a recovery ping. One whose word does not hold is asked for it with the next message;
+    /// which of its NIs are up it may say.
+    pub(super) fn patient_says<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], nid: Nid, bytes: &[u8]) {
+        let (Ok(info), Some(host)) = (PingInfo::parse(bytes), nid.ip()) else { return };
+        let nids: Nids = info.nids().filter(|n| !self.is_own(*n)).take(OF_ONE).collect();
+        if info.features & ping::FEAT_MULTI_RAIL == 0 || !nids.contains(&nid) {
+            return;
+        }
+        let claim = Claim { speaker: nid, host, down: down_of(&info, &nids), nids };
+        if cx.cfg.discovery && self.aliases.is_told(nid) {
+            self.claimed(cx, lnds, &claim, true);
+        } else if self.statuses(cx, lnds, &claim) {
+            self.post_all(cx, || Body::Statuses(Box::new(claim.clone())));
+        }
+    }
+
+    /// Takes in which of its NIs a node says are up, of those that are known for its own; gives whether anything is new.
+    pub(super) fn statuses<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim) -> bool {
+        let Claim { speaker, nids, down, .. } = claim;
+        // Whether others are up is not its to say.
+        let other = |n: &Nid| !self.aliases.same(*speaker, *n);
+        let theirs = nids.iter().enumerate().filter(|n| other(n.1)).fold(0, |m, n| m | 1u32 << n.0);
+        self.aliases.nids(*speaker).is_some() && self.peer_says(cx, lnds, nids, down & !theirs)
+    }
+
     /// Takes in which NIDs are one node's. Those of peers that are there, and have not said so themselves, stay apart, and
     /// are asked.
     pub(super) fn claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], claim: &Claim, own: bool) {
-        let Claim { speaker, host, nids, down } = claim;
+        let Claim { speaker, host, nids, .. } = claim;
         for nid in nids.iter().filter(|n| *n != speaker) {
             if self.aliases.same(*nid, *speaker)
                 || self.aliases.agrees(*nid, *host)
@@ -80,15 +142,12 @@ impl Lnet {
                 self.step(cx, lnd, peer, Step::Ask);
             }
         }
-        let learnt = self.aliases.learn(*host, *host, nids);
-        // Whether others are up is not its to say.
-        let up = |n: &Nid| !self.aliases.same(*speaker, *n);
-        let theirs = nids.iter().enumerate().filter(|n| up(n.1)).fold(0, |m, n| m | 1u32 << n.0);
-        let told = self.aliases.nids(*speaker).is_some() && self.peer_says(nids, down & !theirs);
-        if learnt {
+        let learnt = self.aliases.hear(*host, *host, nids);
+        let told = self.statuses(cx, lnds, claim);
+        if learnt == Learnt::Names {
             self.rails_changed();
         }
-        if (learnt || told) && own {
+        if (learnt != Learnt::Nothing || told) && own {
             self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
         }
     }
@@ -113,4 +172,10 @@ impl Lnet {
     pub(super) fn contested(&mut self, nid: Nid, claim: Box<Claim>) {
         self.discovery.news.push_back(News::Contest(nid, claim));
     }
+}
+
+/// Which of these NIDs a node says are down, a bit each.
+fn down_of(info: &PingInfo, nids: &[Nid]) -> u32 {
+    let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
+    nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0)
 }

@@ -113,12 +113,17 @@ impl Lnet {
                 self.aliases.await_word(nid);
                 self.rails_changed();
             }
+            Body::Statuses(claim) => drop(self.statuses(cx, lnds, &claim)),
+            Body::Unheard(nid) => self.unheard_there(nid),
             Body::OwnFailed(ni) => self.own_failed(cx, ni),
             Body::OwnHealth(ni, value) => self.own_told(ni, value),
             Body::PeerHealth(nid, value) => drop(self.peer_told(nid, value)),
+            Body::SetHealth(nid, value) => self.peer_set(cx, nid, value),
             Body::Recover(nid) => self.recover_from(cx, nid),
             Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
+            Body::Stuck(nid) => self.sticks(cx, lnds, nid),
             Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
+            Body::TellBeside(id) => self.tell_nid(cx, lnds, id),
             Body::Resent(resent) => self.resent(cx, lnds, *resent),
         }
     }
@@ -308,14 +313,10 @@ impl Lnet {
                 self.launch(cx, lnd, peer, &mut msg);
             }
             Op::Attach { .. } => {
-                let Op::Attach { tag, portal, mut who, match_bits, ignore_bits, md } = op.take() else {
+                let Op::Attach { tag, portal, who, match_bits, ignore_bits, md } = op.take() else {
                     return Ok(());
                 };
                 check_portal(portal)?;
-                if who.nid == Nid::LO {
-                    // Messages to ourselves have our own NID as their source.
-                    who.nid = cx.cfg.nid();
-                }
                 if let MdMem::Source(source) = &md.mem {
                     check_pieces(source)?;
                 }
@@ -448,7 +449,7 @@ impl Lnet {
         for peer in peers {
             let n = self.peers.get(peer).map_or(0, |p| p.waiting.len());
             for _ in 0..n {
-                let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_front()) else { break };
+                let Some(tx) = self.peers.get_mut(peer).and_then(|p| p.waiting.pop_any()) else { break };
                 self.end_waiting(cx, lnd, peer, tx, Err(why));
             }
             self.end_held(cx, lnd, peer, why);

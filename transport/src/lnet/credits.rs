@@ -1,10 +1,15 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
+//!
+//! Messages that a router passes on may hold all credits of a slow next hop, and of the NI those that answers may have: one of the
+//! node's own may go to each peer all the same, and waits in a line of its own (`queues.rs`). So checks of routers are answered
+//! whatever is passed on, as long as the peer reads the connection that answers go by.
 
 use super::figures::Timed;
 use super::ops::PutTold;
+use super::queues::Line;
 use super::{Lnet, Msg, TxDone};
-use crate::lnd::budget::{FLOOR, Uses, own_part};
-use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Way, trim};
+use crate::lnd::budget::{Uses, own_part};
+use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Way};
 use crate::stream::slab::Key;
 
 impl Lnet {
@@ -17,9 +22,9 @@ impl Lnet {
         if (unsure || self.faults.is_some()) && !tx.passed {
             return self.pass(cx, lnd, peer, tx.take());
         }
-        let entry = p.entry;
+        let (entry, line) = (p.entry, Line::of(tx));
         let held_up = self.held_up(cx, (p.ni, p.host), tx);
-        if !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits || held_up {
+        if p.waiting.front(line).is_some() || !p.has_credit(cx.cfg.peer_credits, line) || held_up {
             return self.wait_for_credit(cx, lnd, peer, tx.take(), held_up);
         }
         let way = lnd.way(cx, entry, tx);
@@ -60,14 +65,17 @@ impl Lnet {
         }
         cx.counters.credit_waits += 1;
         // Without a connection it waits no longer for credits than for that: dials that hang hold them.
-        let deadline = if tx.shares() { cx.now + cx.cfg.timeout() } else { u64::MAX };
-        tx.deadline = deadline;
-        let (first, shares) = (p.waiting.is_empty(), tx.shares());
-        p.waiting.push_back(tx);
+        if tx.shares() && !tx.forwarded {
+            tx.deadline = cx.now + cx.cfg.timeout();
+        }
+        let (deadline, shares) = (tx.deadline, tx.shares());
+        let first = p.waiting.front(Line::of(&tx)).is_none();
+        p.waiting.push(tx);
         let out = p.uses.credits.saturating_add(p.waiting.len() as u32);
         p.figures.most = p.figures.most.max(out);
-        if p.waiting.capacity() > FLOOR / 4 {
-            lnd.charge_queue(cx, p.entry);
+        let long = p.waiting.long();
+        if long > 0 {
+            lnd.charge_queues(cx, p.entry, long);
         }
         if held_up && first {
             self.list(cx, peer, shares);
@@ -88,7 +96,7 @@ impl Lnet {
             return ni.credits >= most && ni.credits - ni.answers >= own;
         }
         let now = ni.credits.max(ni.answers + own);
-        if now >= most / 2 && cx.budget.must_wait(host, now, most) {
+        if now >= most / 2 && cx.budget.must_wait(host, now, most, tx.forwarded) {
             return true;
         }
         let (pieces, all) = (tx.pieces(), cx.cfg.lendings);
@@ -101,7 +109,7 @@ impl Lnet {
         cx.budget.must_wait_for_lendings(host, pieces, free)
     }
 
-    /// The first message that waits for this peer is held up: it is looked at again when there is room.
+    /// The first message of a line that waits for this peer is held up: it is looked at again when there is room.
     fn list(&mut self, cx: &mut Cx, peer: Key, shares: bool) {
         let Some(p) = self.peers.get_mut(peer) else { return };
         if shares && !std::mem::replace(&mut p.listed_for_host, true) {
@@ -124,7 +132,7 @@ impl Lnet {
     ) -> Option<Way> {
         let p = self.peers.get(peer)?;
         let entry = p.entry;
-        let full = !p.waiting.is_empty() || p.uses.credits >= cx.cfg.peer_credits;
+        let full = !p.waiting.is_empty() || !p.has_credit(cx.cfg.peer_credits, Line::of(tx));
         if full || self.held_up(cx, (p.ni, p.host), tx) {
             return None;
         }
@@ -165,26 +173,35 @@ impl Lnet {
     /// Sends what waits for credits, as far as they go.
     pub(super) fn send_waiting<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
         // A message sent here may end at once and give its credit back: the kicks that follow see to the rest.
-        for _ in 0..cx.cfg.peer_credits.max(1) {
-            let Some(p) = self.peers.get(peer) else { return };
-            let Some(tx) = p.waiting.front().filter(|_| p.uses.credits < cx.cfg.peer_credits) else {
-                break;
-            };
-            if self.held_up(cx, (p.ni, p.host), tx) {
-                let shares = tx.shares();
-                self.list(cx, peer, shares);
-                break;
-            }
+        for _ in 0..=cx.cfg.peer_credits.max(1) {
+            let Some(line) = self.line_that_may_go(cx, peer) else { break };
             let Some(p) = self.peers.get_mut(peer) else { return };
-            let Some(mut tx) = p.waiting.pop_front() else { break };
-            trim(&mut p.waiting);
-            tx.deadline = u64::MAX;
+            let Some(mut tx) = p.waiting.pop(line) else { break };
+            if !tx.forwarded {
+                tx.deadline = u64::MAX;
+            }
             let way = lnd.way(cx, p.entry, &tx);
             self.give_credit(cx, lnd, peer, &mut tx, way);
         }
         if let Some(entry) = self.peers.get(peer).map(|p| p.entry) {
             lnd.forget_if_idle(self, cx, entry);
         }
+    }
+
+    /// The line whose first message may leave now; one that is held up is listed.
+    fn line_that_may_go(&mut self, cx: &mut Cx, peer: Key) -> Option<Line> {
+        for line in self.peers.get(peer)?.waiting.turns() {
+            let p = self.peers.get(peer)?;
+            let Some(tx) = p.waiting.front(line).filter(|_| p.has_credit(cx.cfg.peer_credits, line)) else {
+                continue;
+            };
+            if !self.held_up(cx, (p.ni, p.host), tx) {
+                return Some(line);
+            }
+            let shares = tx.shares();
+            self.list(cx, peer, shares);
+        }
+        None
     }
 
     pub(super) fn take_back(&mut self, cx: &mut Cx, peer: Key, uses: Uses) {
@@ -216,7 +233,7 @@ impl Lnet {
             let Some(p) = self.peers.get_mut(next) else { continue };
             p.listed_for_ni = false;
             // One without credits of its own is looked at when it gets some.
-            if !p.waiting.is_empty() && p.uses.credits < cx.cfg.peer_credits {
+            if !p.waiting.is_empty() && p.has_credit(cx.cfg.peer_credits, Line::Own) {
                 self.kicks.push_back(next);
                 break;
             }
@@ -315,12 +332,12 @@ impl Lnet {
     }
 
     /// Ends answers that have waited too long for credits where there is no connection, whose own time-outs would see to
-    /// them; they stand in the order of their deadlines. Messages of other nodes end in any case: each connection that such a peer
-    /// takes, and does not read, would keep them a time-out longer.
+    /// them; they stand in the order of their deadlines, as messages of other nodes do. Those end in any case: each connection that
+    /// such a peer takes, and does not read, would keep them a time-out longer.
     pub(super) fn end_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
         self.end_overdue_forwards(cx, lnd, peer);
         while let Some(p) = self.peers.get_mut(peer) {
-            match p.waiting.front().map_or(u64::MAX, |tx| tx.deadline) {
+            match p.waiting.front(Line::Own).map_or(u64::MAX, |tx| tx.deadline) {
                 u64::MAX => return,
                 d if d > cx.now => return self.timers.by(cx.now, peer, d),
                 _ if lnd.connected(p.entry) => {
@@ -328,34 +345,24 @@ impl Lnet {
                 }
                 _ => {}
             }
-            let Some(tx) = p.waiting.pop_front() else { return };
-            trim(&mut p.waiting);
+            let Some(tx) = p.waiting.pop(Line::Own) else { return };
             self.end_one_overdue(cx, lnd, peer, tx);
         }
     }
 
     fn end_overdue_forwards<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
-        let Some(p) = self.peers.get_mut(peer) else { return };
-        let (mut ended, mut next) = (Vec::new(), u64::MAX);
-        p.waiting.retain_mut(|tx| {
-            let overdue = tx.forwarded && tx.deadline <= cx.now;
-            if overdue {
-                ended.push(tx.take());
-            } else if tx.forwarded {
-                next = next.min(tx.deadline);
+        while let Some(p) = self.peers.get_mut(peer)
+            && let Some(first) = p.waiting.front(Line::PassedOn)
+        {
+            if first.deadline > cx.now {
+                return self.timers.by(cx.now, peer, first.deadline);
             }
-            !overdue
-        });
-        trim(&mut p.waiting);
-        if next != u64::MAX {
-            self.timers.by(cx.now, peer, next);
-        }
-        for tx in ended {
+            let Some(tx) = p.waiting.pop(Line::PassedOn) else { return };
             self.end_one_overdue(cx, lnd, peer, tx);
         }
     }
 
-    fn end_one_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+    pub(super) fn end_one_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
         let Some(entry) = self.peers.get(peer).map(|p| p.entry) else { return };
         cx.counters.err_queue_timeout += 1;
         self.end_waiting(cx, lnd, peer, tx, Err(LnetError::TimedOut));

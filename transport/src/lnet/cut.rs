@@ -25,8 +25,10 @@
 //!
 //! A header on a stream promises a payload. If that does not come the set has to end, and with it what is queued there for others.
 //! So a sender whose message broke off, or was slow, is stored for [`SOURCE_BARRED`] from then on, whoever its messages are for, and what
-//! is for the next hop of one that broke off for [`HOP_BARRED`], whoever sends it: however many strangers there are, a peer loses one set in that time. A sender
-//! must keep a pace (`socklnd::begun`), so a connection is held up for no longer than half of a time-out.
+//! is for the next hop of such a one for [`HOP_BARRED`], whoever sends it. However many strangers there are, a peer loses one set in that
+//! time, and one that comes slower than [`SLOW`] holds its connection up once: for a second at most, the pace that all must keep from
+//! when they begin to leave (`pace.rs`). Its sender's connection is read on, and the rest dropped. Who is barred goes with the home of
+//! its address.
 //!
 //! A bucket of which a message comes or leaves in parts does not move.
 
@@ -37,20 +39,21 @@ use fsm::Fsm;
 use super::forward::{Passing, passed};
 use super::guest::Lease;
 use super::hop::Hop;
+use super::pace;
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
 use crate::lnd::{Arrived, Config, Cx, Data, Lnd, NiId, Payload, Pieces, Stored};
-use crate::stream::ShardId;
 use crate::stream::slab::Key;
+use crate::stream::{Bucket, ShardId};
 use crate::wire::{LnetHdr, ProcessId};
 
 /// Time for which messages of a host that broke one off are stored, in ns.
 const SOURCE_BARRED: u64 = 600 * SEC;
-/// A message that takes longer than such a part of the time-out to come is a slow sender's.
-const SLOW: u64 = 50;
-/// Time for which messages for a next hop are stored that lost a set so, in ns.
+/// A message that takes longer to come than so, in ns, is a slow sender's.
+const SLOW: u64 = SEC / 10;
+/// Time for which messages for a next hop are stored that lost a set so, or was held up, in ns.
 const HOP_BARRED: u64 = 60 * SEC;
 /// Addresses that are barred at a time; with more, all are.
 const BARRED: usize = 256;
@@ -82,7 +85,7 @@ fsm::fsm! {
         Barred,
         /// The last part has come.
         Whole,
-        /// The rest will not come.
+        /// The rest will not come, or not in time.
         Broken,
     }
 
@@ -129,15 +132,35 @@ struct Leaving {
     ni: NiId,
     via: ProcessId,
     msg: Msg,
-    /// What has come of it, as long as nothing has left.
+    /// Bytes that have come of it, as long as nothing has left.
     pieces: Pieces,
-    /// The LND's name for it, once it leaves.
+    /// The LND's name for it, once it leaves; since when it does, in ns, and bytes that have left.
     begun: Key,
+    since: u64,
+    left: u64,
+}
+
+impl Leaving {
+    /// Time by which more of it has to be here, once it leaves, in ns.
+    fn due(&self, cx: &Cx) -> u64 {
+        pace::due(self.since, self.left, cx.cfg.timeout())
+    }
+}
+
+/// A message that is not whole, at the home of its sender.
+#[derive(Debug)]
+struct Coming {
+    /// The home of its next hop.
+    home: ShardId,
+    /// Time at which its first part came, in ns.
+    began: u64,
+    /// The host that sends it.
+    ip: Option<IpAddr>,
 }
 
 /// Addresses that messages are stored for, until then, in ns.
 #[derive(Debug, Default)]
-struct Barred {
+pub(super) struct Barred {
     until: Vec<(IpAddr, u64)>,
     /// All are, since there were too many.
     all: u64,
@@ -153,6 +176,14 @@ impl Barred {
         }
     }
 
+    /// Takes out the addresses of a bucket. Where all are barred they are so there, too.
+    fn take(&mut self, b: Bucket) -> Barred {
+        let (of, rest) =
+            std::mem::take(&mut self.until).into_iter().partition(|(ip, _)| Bucket::of(*ip) == b);
+        self.until = rest;
+        Barred { until: of, all: self.all }
+    }
+
     fn has(&self, now: u64, ip: Option<IpAddr>) -> bool {
         let one = || self.until.iter().any(|(other, t)| *t > now && Some(*other) == ip);
         self.all > now || (!self.until.is_empty() && one())
@@ -164,10 +195,12 @@ impl Barred {
 pub(super) struct Cuts {
     /// Name of the next one that comes.
     next: u64,
-    /// Those that come here: the home of their next hop, and when they began, in ns.
-    coming: OwnMap<u64, (ShardId, u64)>,
+    /// Those that come here.
+    coming: OwnMap<u64, Coming>,
     /// Those whose next hop's home is here.
     leaving: OwnMap<u64, Leaving>,
+    /// Time at which one of them may be late, in ns, or before that.
+    wake: u64,
     /// Hosts that broke a message off.
     sources: Barred,
     /// Peers that lost a set by one.
@@ -180,9 +213,20 @@ impl Cuts {
             next: u64::from(cfg.shards.me.0) << NAME_BITS,
             coming: OwnMap::default(),
             leaving: OwnMap::default(),
+            wake: u64::MAX,
             sources: Barred::default(),
             hops: Barred::default(),
         }
+    }
+
+    pub(super) fn wake(&self) -> u64 {
+        self.wake
+    }
+
+    /// Whether messages of a host are stored: it broke one off, or one of its is slow.
+    fn bars_source(&self, now: u64, ip: Option<IpAddr>) -> bool {
+        let slow = |c: &Coming| c.ip == ip && now.saturating_sub(c.began) > SLOW;
+        self.sources.has(now, ip) || ip.is_some() && self.coming.values().any(slow)
     }
 }
 
@@ -193,7 +237,7 @@ impl Lnet {
             cx.counters.forward_cut_summed += 1;
             return false;
         }
-        let barred = self.cuts.sources.has(cx.now, self.host_of(cx, msg.peer));
+        let barred = self.cuts.bars_source(cx.now, self.host_of(cx, msg.peer));
         cx.counters.forward_cut_barred += u64::from(barred);
         !barred
     }
@@ -234,8 +278,8 @@ impl Lnet {
             }
             _ => None,
         };
-        let began = self.cuts.coming.get(&cut).map_or(cx.now, |c| c.1);
-        if (last.is_none() || cx.now.saturating_sub(began) > cx.cfg.timeout() / SLOW)
+        let began = self.cuts.coming.get(&cut).map_or(cx.now, |c| c.began);
+        if (last.is_none() || cx.now.saturating_sub(began) > SLOW)
             && let Some(ip) = peer.and_then(|p| self.host_of(cx, p))
         {
             self.cuts.sources.bar(cx.now, ip, cx.now + SOURCE_BARRED);
@@ -255,7 +299,8 @@ impl Lnet {
         // Without one its parts find nobody.
         let Some(hop) = self.next_hop(cx, lnds, lease, hdr) else { return };
         let (home, msg) = (hop.home(cx), passed(hdr, Payload::empty(), lease));
-        self.cuts.coming.insert(cut, (home, cx.now));
+        let ip = self.host_of(cx, lease.key);
+        self.cuts.coming.insert(cut, Coming { home, began: cx.now, ip });
         if home == cx.cfg.shards.me {
             self.keep_cut(cut, (hop.ni, hop.via), msg);
         } else {
@@ -276,7 +321,10 @@ impl Lnet {
 
     fn keep_cut(&mut self, cut: u64, (ni, via): (NiId, ProcessId), msg: Msg) {
         let (pieces, begun) = (Pieces::default(), Key::NOWHERE);
-        self.cuts.leaving.insert(cut, Leaving { state: Fsm::START, ni, via, msg, pieces, begun });
+        self.cuts.leaving.insert(
+            cut,
+            Leaving { state: Fsm::START, ni, via, msg, pieces, begun, since: u64::MAX, left: 0 },
+        );
     }
 
     /// Gives a part to the home of the next hop.
@@ -287,11 +335,11 @@ impl Lnet {
         cut: u64,
         pieces: Pieces,
     ) {
-        match self.cuts.coming.get(&cut) {
-            Some((home, _)) if *home == cx.cfg.shards.me => {
+        match self.cuts.coming.get(&cut).map(|c| c.home) {
+            Some(home) if home == cx.cfg.shards.me => {
                 self.cut_hears(cx, lnds, cut, CutEvent::Part, pieces);
             }
-            Some((home, _)) => self.post(*home, Body::CutPart(cut, pieces)),
+            Some(home) => self.post(home, Body::CutPart(cut, pieces)),
             None => {}
         }
     }
@@ -304,9 +352,9 @@ impl Lnet {
         cut: u64,
         last: Option<Pieces>,
     ) {
-        match self.cuts.coming.remove(&cut) {
-            Some((home, _)) if home == cx.cfg.shards.me => self.cut_ends(cx, lnds, cut, last),
-            Some((home, _)) => self.post(home, Body::CutEnds(cut, last)),
+        match self.cuts.coming.remove(&cut).map(|c| c.home) {
+            Some(home) if home == cx.cfg.shards.me => self.cut_ends(cx, lnds, cut, last),
+            Some(home) => self.post(home, Body::CutEnds(cut, last)),
             None => {}
         }
     }
@@ -341,6 +389,10 @@ impl Lnet {
             }
             CutAction::Keep => c.pieces.append(pieces),
             CutAction::Pass | CutAction::Last => {
+                if cx.now.saturating_sub(c.since) > SLOW {
+                    self.bar_hop(cx.now, &c);
+                }
+                c.left += pieces.bytes();
                 if let Some(lnd) = lnds.get_mut(c.ni.index()) {
                     lnd.more(self, cx, c.begun, pieces, action == CutAction::Last);
                 }
@@ -372,9 +424,46 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(c.ni.index()) else { return };
         if lnd.break_off(self, cx, c.begun) {
             cx.counters.forward_cut_aborted += 1;
-            if let Some(ip) = c.via.nid.ip() {
-                self.cuts.hops.bar(cx.now, ip, cx.now + HOP_BARRED);
-            }
+            self.bar_hop(cx.now, c);
+        }
+    }
+
+    /// Ends messages that leave and whose next part is late.
+    pub(super) fn end_late_cuts<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
+        if self.cuts.wake > cx.now {
+            return;
+        }
+        let dues = self
+            .cuts
+            .leaving
+            .iter()
+            .filter(|(_, c)| c.state == Cut::Leaving)
+            .map(|(cut, c)| (*cut, c.due(cx)));
+        let (late, later): (Vec<_>, Vec<_>) = dues.partition(|(_, due)| *due <= cx.now);
+        self.cuts.wake = later.into_iter().map(|(_, due)| due).min().unwrap_or(u64::MAX);
+        for (cut, _) in late {
+            self.cut_hears(cx, lnds, cut, CutEvent::Broken, Pieces::default());
+        }
+    }
+
+    /// Messages for the next hop of this one are stored for a time.
+    fn bar_hop(&mut self, now: u64, c: &Leaving) {
+        if let Some(ip) = c.via.nid.ip() {
+            self.cuts.hops.bar(now, ip, now + HOP_BARRED);
+        }
+    }
+
+    /// The addresses of a bucket go to another shard: those that are barred are there, too.
+    pub(super) fn barred_leave(&mut self, b: Bucket) -> [Barred; 2] {
+        let Cuts { sources, hops, .. } = &mut self.cuts;
+        [sources, hops].map(|barred| barred.take(b))
+    }
+
+    pub(super) fn barred_come(&mut self, now: u64, barred: [Barred; 2]) {
+        let Cuts { sources, hops, .. } = &mut self.cuts;
+        for (here, came) in [sources, hops].into_iter().zip(barred) {
+            here.all = here.all.max(came.all);
+            came.until.into_iter().for_each(|(ip, until)| here.bar(now, ip, until));
         }
     }
 
@@ -396,9 +485,10 @@ impl Lnet {
         }
         let Some(entry) = self.take_credit(cx, peer, &mut c.msg) else { return };
         c.state.apply(CutEvent::Clear);
+        (c.since, c.left) = (cx.now, c.pieces.bytes());
+        self.cuts.wake = self.cuts.wake.min(c.due(cx));
         cx.counters.forward_cut_msgs += 1;
-        // It is counted as forwarded when all of it has left.
-        (c.msg.forwarded, c.msg.payload) = (false, Payload::part(std::mem::take(&mut c.pieces)));
+        c.msg.payload = Payload::part(std::mem::take(&mut c.pieces));
         c.begun = lnd.begin(self, cx, entry, &mut c.msg, way);
     }
 }
@@ -423,6 +513,16 @@ mod tests {
         Leaving + Broken -> Over, Abort
         otherwise: it is ignored
         ");
+    }
+
+    #[test]
+    fn who_is_barred_goes_with_its_bucket() {
+        let ips = [1, 2, 3].map(|n| IpAddr::from([10, 0, 0, n]));
+        let mut here = Barred::default();
+        ips.iter().for_each(|ip| here.bar(0, *ip, 10));
+        let there = here.take(Bucket::of(ips[0]));
+        let of = |b: &Barred| ips.map(|ip| b.has(9, Some(ip)));
+        assert_eq!((of(&here), of(&there)), ([false, true, true], [true, false, false]));
     }
 
     #[test]

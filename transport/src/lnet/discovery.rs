@@ -13,19 +13,21 @@
 //!    |  | Untold                       Told /   |  | '- Tell -> STALE ---'
 //!    |  '---------------------------- (STALE) ------'
 //!    '-- Heard --> KNOWN                       KNOWN + Tell / push --> TELLING
+//!                                              KNOWN, TELLING, STALE + Lost --> UNKNOWN
 //! ```
 //!
 //! Messages of applications to an UNKNOWN peer wait while the peer is ASKING; ACKs, REPLYs and the traffic of portal 0 never
 //! do. A ping that fails ends what waited with its error, and the next message asks again: but after an answer that makes no
 //! sense not before a pause, where kernels ask hundreds of times a second. Peers that take part in discovery as we do
 //! are pushed our info, which they acknowledge; it waits for nobody. STALE: our info has changed while a push was on
-//! its way. A push that fails has the peer asked again with the next message, and is not repeated for ever.
+//! its way. A push that fails has the peer asked again with the next message, and is not repeated for ever. So has the end of its
+//! connections: it may be another when it comes back (`transport/src/lnet/word.rs`).
 
 use std::collections::VecDeque;
 
 use fsm::Fsm;
 
-use super::aliases::{Claim, Nids, OF_ONE};
+use super::aliases::Claim;
 use super::api::Event;
 use super::command::header;
 use super::ops::OpKind;
@@ -34,7 +36,6 @@ use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId, Payload};
 use crate::stream::slab::Key;
-use crate::wire::ping::NiStatus;
 use crate::wire::{LnetBody, Nid, PingInfo, ProcessId, WireHandle, lnet, ping};
 
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
@@ -85,6 +86,8 @@ fsm::fsm! {
         Told,
         /// The push has failed.
         Untold,
+        /// Its connections have ended, or those by which its node was heard.
+        Lost,
     }
 
     /// Actions on a transition.
@@ -114,6 +117,7 @@ fsm::fsm! {
         Telling + Told => Known, Nothing;
         Stale + Told => Telling, Push;
         Telling | Stale + Untold => Unknown, Nothing;
+        Known | Telling | Stale + Lost => Unknown, Nothing;
     }
 }
 
@@ -191,6 +195,14 @@ impl Peer {
         self.standing.apply(Step::Heard);
     }
 
+    /// Its node is to be asked again, and told again; gives the number of the push that nothing more is wanted of.
+    pub(super) fn lose(&mut self) -> Option<u64> {
+        let was_known = self.standing.apply(Step::Lost).is_some();
+        let more = self.more.as_mut()?;
+        more.told = 0;
+        was_known.then_some(more.serial)
+    }
+
     /// Messages that wait.
     pub(super) fn waiting(&self) -> usize {
         self.more.as_ref().map_or(0, |m| m.held.len())
@@ -234,6 +246,8 @@ pub(super) enum News {
     Contest(Nid, Box<Claim>),
     /// A peer has connected by a NID that another node claims.
     Came(Key),
+    /// The node that was heard by this NID is so no longer.
+    Unheard(Nid),
 }
 
 /// A node that discovery has to do with: a peer, or one behind a peer that is a gateway.
@@ -272,6 +286,8 @@ pub(super) struct Discovery {
     pub(super) info: u32,
     /// It has changed, and nobody knows: our features before and now.
     pub(super) changed: Option<u32>,
+    /// Which of our NIs are up has changed, and nobody knows.
+    pub(super) links: bool,
 }
 
 impl Discovery {
@@ -285,6 +301,7 @@ impl Discovery {
             room: ROOM,
             info: 1,
             changed: None,
+            links: false,
         }
     }
 
@@ -372,7 +389,7 @@ impl Lnet {
         }
     }
 
-    fn id_of(&self, subject: Subject) -> Option<ProcessId> {
+    pub(super) fn id_of(&self, subject: Subject) -> Option<ProcessId> {
         match subject.far {
             None => self.peers.get(subject.via).map(|p| p.id),
             Some(far) => self.fars.get(far).map(|f| f.id),
@@ -514,9 +531,10 @@ impl Lnet {
                 return self.rails_changed();
             }
             News::Came(peer) => return self.ask_whose(cx, lnds, *peer),
+            News::Unheard(nid) => return self.unheard_here(lnds, *nid),
         };
         if let News::Answer(serial, answer) = &news
-            && self.recovery_heard(cx, *serial, answer.is_ok())
+            && self.recovery_heard(cx, lnds, *serial, answer)
         {
             return;
         }
@@ -531,6 +549,7 @@ impl Lnet {
             About::Gateway(gateway) => return self.checked(cx, lnds, gateway, news),
         };
         let Some(lnd) = self.lnd_of(lnds, subject.via) else { return };
+        let pushed = matches!(news, News::Pushed(..));
         match news {
             News::Answer(_, answer) => self.answered(cx, lnd, subject, answer),
             News::Pushed(_, status) => {
@@ -543,10 +562,16 @@ impl Lnet {
                     (more.untold, more.told) = (more.untold.saturating_add(1), 0);
                 }
                 self.step(cx, lnd, subject, if status.is_ok() { Step::Told } else { Step::Untold });
+                if let Some(id) = self.id_of(subject).filter(|_| status.is_err()) {
+                    self.unheard(cx, id.nid);
+                }
             }
-            News::Claim(..) | News::Contest(..) | News::Came(_) => {}
+            News::Claim(..) | News::Contest(..) | News::Came(_) | News::Unheard(_) => {}
         }
-        if let Some(entry) = self.peers.get(subject.via).map(|p| p.entry) {
+        if let Some((nid, entry)) = self.peers.get(subject.via).map(|p| (p.id.nid, p.entry)) {
+            if pushed && subject.far.is_none() && self.aliases.is_awaited(nid) && lnd.connected(entry) {
+                return self.ask_whose(cx, lnds, subject.via);
+            }
             lnd.forget_if_idle(self, cx, entry);
         }
     }
@@ -608,46 +633,12 @@ impl Lnet {
                 self.goes_by(subject.via, &tx);
             }
             match failed {
+                // None of it has left.
+                Some(e) if e != LnetError::Malformed => self.not_sent(cx, subject.via, tx, e, None),
                 Some(e) => self.end_waiting(cx, lnd, subject.via, tx, Err(e)),
                 None => self.launch(cx, lnd, subject.via, &mut tx),
             }
         }
-    }
-
-    /// Takes in what a node says of itself; gives whether it is to be told of us.
-    pub(super) fn take_info(&mut self, cx: &mut Cx, subject: Subject, info: &PingInfo) -> bool {
-        let Some(id) = self.id_of(subject) else { return false };
-        let nid = id.nid;
-        // At which address it speaks: of a node behind a router the gateway's word is taken.
-        let host = match subject.far {
-            None => self.peers.get(subject.via).and_then(|p| cx.budget.ip(p.host)),
-            Some(_) => nid.ip(),
-        };
-        let others = |n: &Nid| !self.is_own(*n) && (subject.far.is_none() || !self.is_near(*n));
-        let nids: Nids = info.nids().filter(others).take(OF_ONE).collect();
-        let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
-        let down = nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0);
-        // A node that does not know itself by the name that it answers to, or speaks from another address than that name's, is
-        // taken for that name alone.
-        let rails = info.features & ping::FEAT_MULTI_RAIL != 0 && nids.contains(&nid);
-        let other = self.aliases.claim_on(nid).map(|c| c.speaker);
-        let agrees = rails && other.is_some_and(|o| nids.contains(&o));
-        if rails && let Some(host) = host.filter(|h| nid.ip() == Some(*h)) {
-            let claim = Claim { speaker: nid, host, nids, down };
-            self.discovery.news.push_back(News::Claim(Box::new(claim), true));
-        } else if subject.far.is_none() && self.aliases.is_awaited(nid) {
-            self.is_alone(cx, subject.via);
-        }
-        // Another NID of a node that is told by the one that spoke first.
-        if agrees {
-            return false;
-        }
-        let ours = self.discovery.info;
-        let Some(known) = self.known(subject) else { return false };
-        let more = known.more();
-        more.features = info.features;
-        let wanted = info.features & cx.cfg.features() & PUSHERS == PUSHERS;
-        wanted && more.told != ours && more.untold < PUSHES && !cx.down
     }
 
     // ---- the way down
@@ -684,11 +675,14 @@ mod tests {
         Asking + Failed -> Unknown, Fail
         Known + Ask -> Asking, Ping
         Known + Tell -> Telling, Push
+        Known + Lost -> Unknown, Nothing
         Telling + Tell -> Stale, Nothing
         Telling + Told -> Known, Nothing
         Telling + Untold -> Unknown, Nothing
+        Telling + Lost -> Unknown, Nothing
         Stale + Told -> Telling, Push
         Stale + Untold -> Unknown, Nothing
+        Stale + Lost -> Unknown, Nothing
         otherwise: it is ignored
         ");
     }

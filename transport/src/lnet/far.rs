@@ -204,8 +204,16 @@ impl Lnet {
                 && let Some(subject) = self.far_again(cx, lnds, far)
                 && let Some(lnd) = self.lnd_of(lnds, subject.via)
             {
-                self.step(cx, lnd, subject, Step::Tell);
+                self.tell(cx, lnd, subject);
             }
+        }
+    }
+
+    /// A node behind a router is to be asked again with the next message.
+    pub(super) fn far_lose(&mut self, nid: Nid) {
+        let far = self.fars.by_nid.get(&nid).copied().and_then(|key| self.fars.all.get_mut(key));
+        if let Some(serial) = far.and_then(|f| f.discovery.lose()) {
+            self.discovery.asked.remove(&serial);
         }
     }
 

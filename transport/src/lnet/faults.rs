@@ -161,6 +161,18 @@ impl FaultRule {
         if self.messages & ALL_MESSAGES == 0 { Err(FaultError::Portal) } else { Ok(self) }
     }
 
+    /// Whether a node can have all of these.
+    ///
+    /// # Errors
+    /// [`FaultError`]
+    pub fn check_all(rules: &[FaultRule]) -> Result<(), FaultError> {
+        if rules.len() > RULES_MAX {
+            Err(FaultError::Full)
+        } else {
+            rules.iter().try_for_each(|r| r.checked().map(drop))
+        }
+    }
+
     fn delays(&self) -> bool {
         matches!(self.fault, Fault::Delay(_))
     }
@@ -240,6 +252,8 @@ pub enum FaultAsk {
         /// Of these destinations.
         dest: Option<NidPattern>,
     },
+    /// Deletes the last one that is the same in all.
+    Remove(FaultRule),
     /// Sets their counts to 0, and begins their rates anew.
     Reset {
         /// Those that delay.
@@ -308,6 +322,10 @@ impl Rules {
                         || dest.is_some_and(|d| d != rule.dest)
                 });
                 Ok(before - self.rules.len())
+            }
+            FaultAsk::Remove(rule) => {
+                let at = self.rules.iter().rposition(|r| Ok(r.view.rule) == rule.checked());
+                Ok(at.map(|at| self.rules.remove(at)).iter().count())
             }
             FaultAsk::Reset { delay } => {
                 let mut n = 0;
@@ -543,6 +561,12 @@ mod tests {
         assert_eq!(rules.judge(0, Going::Out, &get(0)), Some(Hit::Delay(SEC)));
         assert_eq!(rules.ask(0, FaultAsk::Reset { delay: true }), Ok(1));
         assert!(rules.views().all(|v| v.met == 0));
+        // The last of two, and nothing where there is none.
+        assert_eq!(rules.ask(0, FaultAsk::Add(late)), Ok(1));
+        let _ = rules.judge(0, Going::Out, &get(0));
+        assert_eq!(rules.ask(0, FaultAsk::Remove(late)), Ok(1));
+        assert_eq!(rules.views().map(|v| v.met).sum::<u64>(), 1);
+        assert_eq!(rules.ask(0, FaultAsk::Remove(drop("10.0.0.3@tcp"))), Ok(0));
         let dest = Some("10.0.0.1@tcp".parse().unwrap());
         assert_eq!(rules.ask(0, FaultAsk::Delete { delay: false, source: None, dest }), Ok(1));
         assert_eq!(rules.ask(0, FaultAsk::Delete { delay: false, source: None, dest: None }), Ok(1));

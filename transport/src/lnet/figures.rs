@@ -193,6 +193,10 @@ pub struct PeerFigures {
     pub waiting_bytes: u64,
     /// Most messages that held or waited for a credit at a time.
     pub most: u32,
+    /// Messages from it for other nodes that hold a router buffer, or wait for one.
+    pub buffers: u32,
+    /// Most of those at a time.
+    pub buffers_most: u32,
 }
 
 /// Figures of an NI on one shard. `0@lo` stands for what the node's own NIDs say to each other.

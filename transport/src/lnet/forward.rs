@@ -35,6 +35,8 @@ enum Stays {
     NoRoute,
     /// It would go back to where it came from: the network, or the node.
     Loop,
+    /// Its target takes nothing, and one is here for it.
+    Stuck,
 }
 
 /// Payload from which a message may leave before it is whole, in bytes: what is shorter comes in one or two parts.
@@ -108,6 +110,9 @@ impl Lnet {
         if self.is_own(hdr.src_nid) {
             return Err(Stays::Loop);
         }
+        if self.stuck.has(hdr.dest_nid, cx.now) && self.buffers.has_for(hdr.dest_nid) {
+            return Err(Stays::Stuck);
+        }
         let goes = |to: Nid| goes_on(self.nid_of(from), to, hdr.src_nid);
         let by =
             |hop: Nid| self.nis.iter().filter(move |n| !n.gone && n.reaches(hop)).map(move |n| (hop, n.nid));
@@ -128,6 +133,7 @@ impl Lnet {
             Stays::NotForUs => cx.counters.drop_not_for_us += 1,
             Stays::NoRoute => cx.counters.drop_no_route += 1,
             Stays::Loop => cx.counters.drop_route_loop += 1,
+            Stays::Stuck => cx.counters.drop_stuck += 1,
         }
         self.drop_counted(from, hdr);
     }
@@ -287,6 +293,8 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
+        // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
+        msg.deadline = cx.now + cx.cfg.timeout();
         let found = known.or_else(|| lnd.find(via));
         if known.is_none()
             && let TxDone::Forward(lease) = &msg.done
@@ -313,7 +321,7 @@ impl Lnet {
     /// The next hop has the message, or will not.
     pub(super) fn forward_done(&mut self, cx: &mut Cx, lease: Lease, status: Result<(), LnetError>) {
         match status {
-            Ok(()) => self.homeward.push_back(lease),
+            Ok(()) => self.homeward.push_back(Lease { left: true, ..lease }),
             Err(_) => self.not_taken(cx, lease),
         }
     }

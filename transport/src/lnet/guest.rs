@@ -22,6 +22,8 @@ pub(crate) struct Lease {
     /// The NID that it is for.
     pub(super) to: Nid,
     pub(super) len: u32,
+    /// The next hop has the message.
+    pub(super) left: bool,
     /// The connection's, whose home has the buffer.
     pub(super) bucket: Bucket,
     /// The peer that sent it, and its entry there, if it has not moved.
@@ -51,6 +53,8 @@ pub(super) struct Guest {
     pub(super) waiting: [VecDeque<Waiting>; CLASSES],
     /// Its places in the lines, by class.
     pub(super) places: [Place; CLASSES],
+    /// Since when it has no buffer left and more to send, and none has come home, in ns; 0 where that is not so.
+    pub(super) full_since: u64,
 }
 
 /// A message that waits for a buffer.

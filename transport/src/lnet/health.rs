@@ -7,14 +7,14 @@
 use std::collections::HashMap;
 
 use super::Lnet;
-use super::aliases::Aliases;
+use super::aliases::{Aliases, Nids};
 use super::causes::{BEST, Cause, Causes};
 use super::remote::Body;
 use crate::lnd::config::SEC;
-use crate::lnd::{Cx, LnetError, NIS_MAX, NiId};
+use crate::lnd::{Cx, Lnd, LnetError, NIS_MAX, NiId};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::Nid;
+use crate::wire::{Nid, ProcessId};
 
 /// NIDs of peers of which a value is kept: about 2 MiB. Of no more the names are known (`transport/src/lnet/aliases.rs`), and where
 /// a name is forgotten its value may be.
@@ -105,9 +105,14 @@ impl Lnet {
     /// An operation has had no answer in its time.
     #[cold]
     pub(super) fn unanswered(&mut self, cx: &mut Cx, op: Key) {
-        let Some(via) = self.ops.get(op).map(|r| r.via) else { return };
+        let Some((via, target)) = self.ops.get(op).map(|r| (r.via, r.target)) else { return };
         if self.is_own(via) {
             return;
+        }
+        if via != target {
+            // Nothing else tells that a node behind a router has gone.
+            self.far_lose(target);
+            self.unheard(cx, target);
         }
         cx.counters.response_timeout_count += 1;
         self.peer_failed(cx, via, Cause::RemoteTimeout);
@@ -124,7 +129,7 @@ impl Lnet {
     }
 
     /// An own NI has this value now.
-    fn own_is(&mut self, cx: &Cx, ni: NiId, value: u16) {
+    pub(super) fn own_is(&mut self, cx: &Cx, ni: NiId, value: u16) {
         self.post_all(cx, || Body::OwnHealth(ni, value));
         self.own_told(ni, value);
         if self.nis.iter().all(|n| n.health.value == BEST) {
@@ -171,7 +176,9 @@ impl Lnet {
         if let Some(n) = p.causes.get_mut(cause as usize) {
             *n += 1;
         }
-        let value = p.value.saturating_sub(cx.cfg.health_sensitivity);
+        // That one which is down does not answer says nothing new of it.
+        let by = if p.down && self.recovery.pings(nid) { 0 } else { cx.cfg.health_sensitivity };
+        let value = p.value.saturating_sub(by);
         self.peer_is(cx, nid, value);
         self.recover_from(cx, nid);
     }
@@ -196,8 +203,16 @@ impl Lnet {
     }
 
     /// A peer says which of its NIs are down; `down` has a bit for each of `nids`. Gives whether anything is new.
-    pub(super) fn peer_says(&mut self, nids: &[Nid], down: u32) -> bool {
-        let mut changed = false;
+    ///
+    /// What waits for one that is down goes by another pair. It is pinged until it is up, should the news of that be lost.
+    pub(super) fn peer_says<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        nids: &[Nid],
+        down: u32,
+    ) -> bool {
+        let (mut changed, mut lost) = (false, Nids::new());
         for (i, nid) in nids.iter().enumerate() {
             let now = down.checked_shr(i as u32).is_some_and(|d| d & 1 != 0);
             let before = !self.health.of(*nid).0;
@@ -206,10 +221,22 @@ impl Lnet {
             {
                 p.down = now;
                 changed = true;
+                lost.extend(now.then_some(*nid));
             }
         }
         if changed {
             self.rails_changed();
+        }
+        for nid in lost {
+            for at in 0..lnds.len() {
+                if let Some(peer) = lnds.get(at).and_then(|l| l.find(ProcessId::lustre(nid))) {
+                    self.leave_peer(cx, lnds, peer);
+                }
+            }
+            let here = nid.ip().is_some_and(|ip| cx.homes.of(ip) == cx.cfg.shards.me);
+            if here && nids.iter().filter(|n| self.ni_for(**n).is_some()).count() > 1 {
+                self.recover_from(cx, nid);
+            }
         }
         changed
     }

@@ -2,6 +2,7 @@
 
 use super::Lnet;
 use super::api::Op;
+use super::cut::Barred;
 use super::discovery::About;
 use super::hop::Way;
 use super::ni::Ni;
@@ -18,6 +19,7 @@ use crate::wire::Nid;
 pub(crate) struct Migrating {
     peers: Vec<(Key, Peer)>,
     ops: Vec<(Key, OpRec)>,
+    barred: [Barred; 2],
 }
 
 /// A bucket that has come, while operations on it may still be on their way over its old home.
@@ -77,7 +79,7 @@ impl Lnet {
         self.gateways_leave(b);
         self.fars_leave(b);
         let own: Vec<Nid> = self.nis.iter().map(|n| n.nid).collect();
-        Migrating { peers, ops: self.ops.take(b, &own) }
+        Migrating { peers, ops: self.ops.take(b, &own), barred: self.barred_leave(b) }
     }
 
     /// Takes a bucket in: first the operations; its peers follow one by one as the LND takes them in.
@@ -87,6 +89,7 @@ impl Lnet {
             self.renamed.ops.insert(old, new);
         }
         self.renamed.peers.extend(migrating.peers);
+        self.barred_come(cx.now, migrating.barred);
         self.gateways_come(cx, b);
         self.arrival = Some(Arrival { bucket: b, from, held: Vec::new() });
     }
@@ -116,7 +119,7 @@ impl Lnet {
         if let Some(serial) = serial {
             self.discovery.asked.insert(serial, About::Peer(key));
         }
-        self.guest_comes(key);
+        self.guest_comes(key, cx.now);
         if let Some(deadline) = waits {
             self.timers.by(cx.now, key, deadline);
             self.kicks.push_back(key);

@@ -41,6 +41,7 @@ mod ni_stage;
 mod nis;
 pub(crate) mod ops;
 mod own;
+mod pace;
 mod parse;
 mod peer;
 pub(crate) mod portal;
@@ -48,15 +49,19 @@ pub(crate) mod portal;
 #[path = "tests/portal_model.rs"]
 mod portal_model;
 mod pushes;
+mod queues;
 mod rails;
 mod recovery;
 pub(crate) mod remote;
 mod resend;
 pub mod routes;
 mod routing;
+mod set_health;
 mod shares;
+mod stuck;
 mod upper;
 mod views;
+mod word;
 
 use std::collections::VecDeque;
 
@@ -94,6 +99,8 @@ use self::remote::{Body, Waiter};
 use self::resend::Unsent;
 use self::routes::Routes;
 use self::routing::Routing;
+pub use self::set_health::HealthAsk;
+use self::stuck::Stuck;
 pub use self::views::PeerNiView;
 use crate::lnd::timers::Timers;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NIS_MAX, NiId, Payload, Sink, Ticket, Tx, pop};
@@ -269,6 +276,7 @@ pub(crate) struct Lnet {
     faults: Option<Box<Faults>>,
     routing: Routing,
     buffers: Buffers,
+    stuck: Stuck,
     /// Messages of other nodes that are here whole, and parts of those that are not.
     passing: VecDeque<Passing>,
     cuts: Cuts,
@@ -316,7 +324,7 @@ impl Lnet {
             nis,
             sequence: cfg.sequence(),
             newest: None,
-            aliases: Aliases::first(&cfg.peers),
+            aliases: Aliases::first(cfg.nids(), &cfg.peers),
             discovery: Discovery::new(cfg),
             rails: Rails::default(),
             health: Health::default(),
@@ -328,6 +336,7 @@ impl Lnet {
             faults: None,
             routing,
             buffers: Buffers::default(),
+            stuck: Stuck::default(),
             passing: VecDeque::new(),
             cuts: Cuts::new(cfg),
             homeward: VecDeque::new(),
@@ -351,6 +360,7 @@ impl Lnet {
     pub(crate) fn wake(&self) -> u64 {
         let wake = self.timers.wake().min(self.ops.timers.wake()).min(self.fault_wake());
         let wake = wake.min(self.routing.wake()).min(self.recovery_wake()).min(self.gateways.wake());
+        let wake = wake.min(self.cuts.wake());
         if self.discovery.changed.is_some() || self.own_work.len() > 0 { 0 } else { wake }
     }
 
@@ -362,6 +372,7 @@ impl Lnet {
         self.check_gateways(cx, lnds);
         self.own_turn(cx, lnds);
         self.routing_turn(cx, lnds);
+        self.end_late_cuts(cx, lnds);
         self.end_delays(cx, lnds);
         if self.recovery_wake() <= cx.now {
             self.recover(cx, lnds);
@@ -374,6 +385,7 @@ impl Lnet {
                 && let Some(lnd) = self.lnd_of(lnds, peer)
             {
                 self.end_overdue(cx, lnd, peer);
+                self.relieve(cx, lnds, peer);
             }
         }
         self.ops.timers.due(cx.now, &mut due);

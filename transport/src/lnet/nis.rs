@@ -1,10 +1,8 @@
 //! NIs that come and go while the node runs (docs/protocol/upper.md §2).
 //!
 //! One that is deleted is chosen no more. Its connections close in order; what has not left by it goes by another pair of NIDs,
-//! where there is one, or ends with an error, and so do operations that wait for an answer by it. Peers hear of both by a push of
+//! where there is one, or ends with an error (`resend.rs`), and so do operations that wait for an answer by it. Peers hear of both by a push of
 //! the new list, as with kernels.
-
-use std::collections::VecDeque;
 
 use super::ni::Ni;
 use super::ni_stage::{Stage, Step};
@@ -95,6 +93,7 @@ impl Lnet {
     /// Peers are told that our NIs are others.
     fn nis_changed(&mut self, cx: &Cx) {
         self.sequence = self.sequence.wrapping_add(1);
+        self.aliases.set_own(cx.cfg.nids());
         self.rails_changed();
         self.info_changed(cx.cfg.features(), &cx.cfg);
     }
@@ -107,7 +106,7 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(at.index()) else { return };
         for peer in &peers {
             let Some(p) = self.peers.get_mut(*peer) else { continue };
-            let mut all: VecDeque<Msg> = std::mem::take(&mut p.waiting);
+            let mut all: Vec<Msg> = std::iter::from_fn(|| p.waiting.pop_any()).collect();
             all.extend(p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default());
             for tx in all {
                 if tx.answer {

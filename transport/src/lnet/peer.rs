@@ -1,11 +1,10 @@
 //! A peer of this node's, as LNet knows it: credits, and what waits for them.
 
-use std::collections::VecDeque;
-
+use super::discovery;
 use super::drops::Dropped;
 use super::figures::Spans;
 use super::guest::Guest;
-use super::{Msg, discovery};
+use super::queues::{Line, Queues};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
 use crate::stream::slab::Key;
@@ -22,7 +21,7 @@ pub(crate) struct Peer {
     /// The host that is charged for it.
     pub(super) host: Key,
     /// Messages that wait for a credit.
-    pub(super) waiting: VecDeque<Msg>,
+    pub(super) waiting: Queues,
     /// Credits and lendings that messages to it hold; the credits are its own, too.
     pub(super) uses: Uses,
     /// Stands in its NI's list of peers that wait for one of its credits.
@@ -43,6 +42,8 @@ pub(super) struct Figures {
     pub(super) spans: Spans,
     /// Most messages that held one of its credits, or waited for one, at a time.
     pub(super) most: u32,
+    /// The same of router buffers.
+    pub(super) most_buffers: u32,
     /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
     pub(super) may_wait: u64,
 }
@@ -54,7 +55,7 @@ impl Peer {
             ni,
             entry,
             host,
-            waiting: VecDeque::new(),
+            waiting: Queues::default(),
             uses: Uses::default(),
             listed_for_ni: false,
             listed_for_host: false,
@@ -62,6 +63,19 @@ impl Peer {
             guest: None,
             figures: Box::default(),
         }
+    }
+
+    /// Whether a message of that line may have one of its `most` credits. One of this node's may always, however many those of other
+    /// nodes hold.
+    #[inline]
+    pub(super) fn has_credit(&self, most: u32, line: Line) -> bool {
+        self.uses.credits < most || line == Line::Own && self.uses.credits == self.uses.passed
+    }
+
+    /// Messages from it for other nodes that hold a router buffer, or wait for one.
+    pub(super) fn buffers(&self) -> u32 {
+        let waiting = self.guest.as_ref().map_or(0, |g| g.waiting.iter().map(|w| w.len()).sum());
+        self.uses.buffers.saturating_add(waiting as u32)
     }
 
     /// Messages that wait, for credits or until the peer is known.

@@ -8,6 +8,10 @@
 //!    '------------------------------------ Best ---------------'
 //! ```
 //!
+//! A NID of which its node says that it is down is pinged so, too: its node says with a push when it is up again, but pushes get lost, and
+//! the answer to a ping says it as well. So what was lost is mended after `lnet_max_recovery_ping_interval` at the latest. An answer that
+//! still says that it is down is none.
+//!
 //! The first ping follows a failure after 1 s, the next ones after 2, 4, 8 s and so on, up to `lnet_max_recovery_ping_interval`; after
 //! an answer it begins anew. Each answer raises the value by a step; a ping that fails lowers it as any message would. After
 //! `lnet_recovery_limit` it is over, until the next failure. The NID's home does it, by whichever own NI is best.
@@ -22,12 +26,12 @@ use super::ops::OpKind;
 use super::remote::Body;
 use crate::hash::OwnMap;
 use crate::lnd::config::SEC;
-use crate::lnd::{AppId, Config, Cx, Lnd, NiId};
+use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId, WireHandle};
 
-/// Sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
+/// Least sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
 const ROOM: u32 = 272;
 
 fsm::fsm! {
@@ -55,7 +59,7 @@ fsm::fsm! {
         Best,
         /// It has not answered.
         Unanswered,
-        /// It has been tried for as long as it may.
+        /// It has been tried for as long as it may; or the user says that it is well.
         Over,
     }
 
@@ -119,6 +123,16 @@ impl Recovery {
         self.patients.get(&nid).map_or((0, 0), |p| (p.ping_count, p.next_ping))
     }
 
+    /// Whether a ping of the NID is on its way.
+    pub(super) fn pings(&self, nid: Nid) -> bool {
+        self.patients.get(&nid).is_some_and(|p| p.stage == Stage::Pinging)
+    }
+
+    /// Whether a NID is pinged until it is well.
+    pub(super) fn has(&self, nid: Nid) -> bool {
+        self.patients.contains_key(&nid)
+    }
+
     /// Goes through the table; gives whether the NID is to be pinged.
     fn step(&mut self, cx: &Cx, nid: Nid, step: Step) -> bool {
         let Some(p) = self.patients.get_mut(&nid) else { return false };
@@ -173,6 +187,14 @@ impl Lnet {
         self.recovery.step(cx, nid, Step::Failed);
     }
 
+    /// The user says that a NID is well: a ping that is under way decides, and none is to come.
+    pub(super) fn recovered(&mut self, cx: &Cx, nid: Nid) {
+        if let Some(next) = self.recovery.patients.get(&nid).map(|p| p.next_ping) {
+            self.recovery.due.remove(&(next, nid));
+            self.recovery.step(cx, nid, Step::Over);
+        }
+    }
+
     /// Pings the NIDs whose time has come.
     pub(super) fn recover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         self.recovery.wake = u64::MAX;
@@ -186,7 +208,9 @@ impl Lnet {
             let Some(since) = self.recovery.patients.get(&nid).map(|p| p.since) else { continue };
             let (limit, me) = (cx.cfg.recovery_limit, cx.cfg.shards.me);
             let home = nid.ip().map_or(me, |ip| cx.homes.of(ip));
-            let over = limit > 0 && cx.now >= since.saturating_add(limit);
+            // It may have said so itself meanwhile.
+            let well = self.health.of(nid) == (true, BEST);
+            let over = well || limit > 0 && cx.now >= since.saturating_add(limit);
             if over || home != me || self.aliases.nids(nid).is_none() {
                 self.recovery.step(cx, nid, Step::Over);
                 if home != me && !over {
@@ -223,10 +247,11 @@ impl Lnet {
         let Some(ni) = self.ni_for(nid) else { return false };
         let Some(lnd) = lnds.get_mut(ni.index()) else { return false };
         let Ok(peer) = self.target_peer(cx, lnd, target, None) else { return false };
-        let kind = OpKind::Ping { placing: false, sink: ROOM };
+        let sink = self.discovery.sink.max(ROOM);
+        let kind = OpKind::Ping { placing: false, sink };
         let (serial, op, handle) = self.unnoted_op(cx.now, (nid, nid, ni), kind, cx.cfg.lnd_timeout());
         self.recovery.asked.insert(serial, nid);
-        let mut tx = self.ping_of(cx, ni, target, (op, handle), ROOM);
+        let mut tx = self.ping_of(cx, ni, target, (op, handle), sink);
         self.launch(cx, lnd, peer, &mut tx);
         true
     }
@@ -247,9 +272,18 @@ impl Lnet {
     }
 
     /// An operation of the node's own has ended: whether it was a recovery ping.
-    pub(super) fn recovery_heard(&mut self, cx: &Cx, serial: u64, ok: bool) -> bool {
+    pub(super) fn recovery_heard<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        serial: u64,
+        answer: &Result<Vec<u8>, LnetError>,
+    ) -> bool {
         let Some(nid) = self.recovery.asked.remove(&serial) else { return false };
-        if !ok {
+        if let Ok(bytes) = answer {
+            self.patient_says(cx, lnds, nid, bytes);
+        }
+        if answer.is_err() || !self.health.of(nid).0 {
             self.recovery.step(cx, nid, Step::Unanswered);
             return true;
         }

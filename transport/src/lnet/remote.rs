@@ -48,19 +48,29 @@ pub(crate) enum Body {
     Contested(Nid, Box<Claim>),
     /// To all: a peer has come by this NID, which another claims, and is asked.
     Awaited(Nid),
+    /// To all: which of its NIs a node says are up.
+    Statuses(Box<Claim>),
+    /// To all: the node that was heard by this NID is so no longer, and is to be asked again.
+    Unheard(Nid),
     /// To the keeper of own NIs' health: a message by this one has failed.
     OwnFailed(NiId),
     /// To all: an own NI's health.
     OwnHealth(NiId, u16),
     /// Home to all: the health of a peer's NI.
     PeerHealth(Nid, u16),
+    /// To the home of a peer's NI: the user gives it this value.
+    SetHealth(Nid, u16),
     /// To a NID's new home: it is to be pinged until it is well.
     Recover(Nid),
     /// To all: an own NI's port has a link, or has none.
     Link(NiId, bool),
+    /// A NID takes nothing, and others wait: messages for it are dropped.
+    Stuck(Nid),
     /// To the home of a peer's NID: our info is to be pushed there, since the NID that it was pushed to is out of reach; with the
     /// peer's features.
     Tell(Hop, u32),
+    /// To the home of a peer's NID: our info is to be pushed there, too.
+    TellBeside(ProcessId),
     /// To the home of a peer's other NID: a message that has not left, and goes there now.
     Resent(Box<Resent>),
     /// Home to owner: the REPLY's pages are home.

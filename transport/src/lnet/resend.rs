@@ -3,7 +3,7 @@
 //! A message is sent again only if none of it has left: what is on a stream may have arrived. It goes at once, at most
 //! `lnet_retry_count` times and before its deadline, under the handle that it has, from and to the NIDs of its new pair. Answers
 //! are not, nor is what the node itself asks of a NID: those have no other pair. What goes by a gateway is not either: to that, it
-//! would be another message.
+//! would be another message. A peer of one NID has another pair where the own NI was deleted and another one leads there.
 
 use super::causes::Cause;
 use super::hop::Hop;
@@ -69,7 +69,7 @@ impl Lnet {
         if let Some(cause) = cause {
             self.charge(cx, (ni, id.nid), cause);
         }
-        if !self.may_go_again(cx, &tx, id.nid) {
+        if !self.may_go_again(cx, &tx, (ni, id.nid)) {
             return self.end(cx, peer, tx, Err(why));
         }
         // Its credits are the failed pair's.
@@ -94,12 +94,18 @@ impl Lnet {
         self.end(cx, peer, tx, Err(why));
     }
 
-    fn may_go_again(&self, cx: &Cx, tx: &Msg, nid: Nid) -> bool {
+    /// The NI that a message to a peer of one NID leaves by in the place of one that was deleted.
+    fn in_place_of(&self, ni: NiId, nid: Nid) -> Option<NiId> {
+        self.nis.get(ni.index()).filter(|n| n.gone)?;
+        self.ni_for(nid)
+    }
+
+    fn may_go_again(&self, cx: &Cx, tx: &Msg, (ni, nid): (NiId, Nid)) -> bool {
         // One for a node behind routers has the routes, which its next one takes.
         if cx.down || tx.answer || tx.routed || u32::from(tx.retries) >= cx.cfg.retry_count {
             return false;
         }
-        if self.aliases.nids(nid).is_none() {
+        if self.aliases.nids(nid).is_none() && (tx.pinned || self.in_place_of(ni, nid).is_none()) {
             return false;
         }
         let (app, deadline) = match (tx.done.op_key(), tx.done.put()) {
@@ -123,7 +129,11 @@ impl Lnet {
         let Some(Unsent { mut tx, ni, nid, pid, why }) = self.unsent.pop_front() else { return false };
         let from = tx.pinned.then_some(ni);
         let target = if tx.free { ProcessId { nid: self.aliases.primary(nid), ..pid } } else { pid };
-        let hop = if cx.down { None } else { self.rail_to(cx, lnds, target, from, Some((ni, nid))) };
+        let mut hop = if cx.down { None } else { self.rail_to(cx, lnds, target, from, Some((ni, nid))) };
+        if hop.is_none() && !cx.down && !tx.pinned {
+            let other = self.in_place_of(ni, target.nid);
+            hop = other.map(|ni| Hop { ni, via: target, known: None, rail: false, only: true });
+        }
         let Some(hop) = hop else {
             self.end(cx, Key::NOWHERE, *tx, Err(why));
             return true;

@@ -135,11 +135,11 @@ impl Routes {
     }
 
     /// Weighs the routes by a gateway, which has said that, or has not answered (upper.md §1.5). Those whose gateway is on the network
-    /// itself need an NI there that is up, unless `avoid_asym_router_failure` is off.
+    /// itself need an NI there that is up, unless `avoid_asym_router_failure` is off. Where one is does not change while it is silent.
     pub(super) fn weigh(&mut self, gateway: Nid, said: Option<&Said>, avoid_asym_router_failure: bool) {
         for row in self.by_gateway(gateway) {
             let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
-            row.direct = there.is_some();
+            row.direct = if said.is_some() { there.is_some() } else { row.direct };
             let needs_ni = avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
             row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
         }

@@ -45,9 +45,10 @@ impl Upper for Lnet {
     }
 
     fn unsent(&mut self, cx: &mut Cx, peer: Key, tx: Msg, why: LnetError) {
-        // The port of an NI without a link is to blame, whose state says so.
-        let dead =
-            self.peers.get(peer).and_then(|p| self.nis.get(p.ni.index())).is_some_and(|n| n.health.fatal);
+        // The port of an NI without a link is to blame, ours or the peer's, whose state says so.
+        let dead = self.peers.get(peer).is_some_and(|p| {
+            self.nis.get(p.ni.index()).is_some_and(|n| n.health.fatal) || !self.health.of(p.id.nid).0
+        });
         self.not_sent(cx, peer, tx, why, Cause::unsent(why).filter(|_| !dead));
     }
 
@@ -69,6 +70,10 @@ impl Upper for Lnet {
 
     fn peer_connected(&mut self, cx: &mut Cx, peer: Key) {
         self.came(cx, peer);
+    }
+
+    fn peer_lost(&mut self, cx: &mut Cx, peer: Key) {
+        self.lost_sight(cx, peer);
     }
 
     fn peer_gone(&mut self, peer: Key) {

@@ -27,6 +27,8 @@ pub struct PeerNiView {
     pub health: u16,
     /// Failures by cause: those that are the peer's.
     pub causes: Causes,
+    /// It is pinged until it is well.
+    pub recovering: bool,
     /// Recovery pings since the last one that was answered.
     pub ping_count: u32,
     /// Time until the next one, in ns; 0 where none is to be sent.
@@ -52,6 +54,8 @@ impl Lnet {
             waiting: p.waits() as u32,
             waiting_bytes,
             most: p.figures.most,
+            buffers: p.buffers(),
+            buffers_most: p.figures.most_buffers,
         })
     }
 
@@ -72,6 +76,8 @@ impl Lnet {
             waiting: 0,
             waiting_bytes: 0,
             most: 0,
+            buffers: 0,
+            buffers_most: 0,
         })
     }
 
@@ -88,6 +94,7 @@ impl Lnet {
             up: health.is_none_or(|p| !p.down),
             health: health.map_or(BEST, |p| p.value),
             causes: health.map(|p| p.causes).unwrap_or_default(),
+            recovering: self.recovery.has(nid),
             ping_count,
             next_ping: next.saturating_sub(cx.now),
         }

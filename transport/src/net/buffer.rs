@@ -148,6 +148,7 @@ impl Buffer {
                 kept.extend(pieces.drain().map(|p| match p {
                     RxPiece::Lent(l) => Piece::Lent(l),
                     RxPiece::Copied(c) => Piece::Copied(c),
+                    RxPiece::Pages(p) => Piece::Pages(p),
                 }));
                 None
             }
@@ -171,6 +172,7 @@ impl Buffer {
             view.push(match p {
                 Piece::Lent(l) => RxPiece::Lent(l),
                 Piece::Copied(c) => RxPiece::Copied(c),
+                Piece::Pages(p) => RxPiece::Pages(p),
             });
         }
         self.gone += len;

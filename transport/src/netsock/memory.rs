@@ -1,7 +1,7 @@
 //! Memory that payload comes into: runs of the caller's, into which it is copied once, or the receive buffers that it came
 //! in, lent.
 
-use hugepages::{LendOwner, PageRunMut, RxFrag, RxLent};
+use hugepages::{LendOwner, OwnPages, PageRunMut, RxFrag, RxLent};
 use smallvec::SmallVec;
 
 /// Runs that a payload is copied into, one behind the other.
@@ -109,6 +109,8 @@ pub enum Piece {
     Lent(RxLent),
     /// Copied, since the budget for lent buffers was spent.
     Copied(Box<[u8]>),
+    /// The same of a long one, in pages of its own.
+    Pages(OwnPages),
 }
 
 impl Piece {
@@ -117,6 +119,7 @@ impl Piece {
         match self {
             Piece::Lent(l) => l.bytes(),
             Piece::Copied(b) => b,
+            Piece::Pages(p) => p.bytes(),
         }
     }
 }

@@ -62,6 +62,7 @@ use super::shard::{NotAlone, Shard};
 use super::sock::{self, SockConfig, SockError, SockStreams};
 use super::streams::Streams;
 use crate::lnd::{Accept, Config, NIS_MAX, PeerByHand, PeerError, Route, RouteError, SHARDS_MAX, Shards};
+use crate::lnet::faults::{FaultAsk, FaultError, FaultRule};
 use crate::node::Machine;
 use crate::stream::{Protocol, ShardId};
 use crate::wire::{Nid, NidParseError};
@@ -161,6 +162,9 @@ pub enum BuildError {
     /// A peer by hand that it cannot have.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// A fault rule that it cannot have.
+    #[error(transparent)]
+    Fault(#[from] FaultError),
     /// No thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
@@ -217,6 +221,7 @@ pub struct NodeBuilder {
     idle: sock::IdleMode,
     lcores: Lcores,
     cores: Option<usize>,
+    faults: Vec<FaultRule>,
 }
 
 impl NodeBuilder {
@@ -236,6 +241,7 @@ impl NodeBuilder {
             idle: sock::IdleMode::default(),
             lcores: Lcores::new(1, 0, 0),
             cores: None,
+            faults: Vec::new(),
         }
     }
 
@@ -295,6 +301,12 @@ impl NodeBuilder {
         NodeBuilder { cores: Some(cores), ..self }
     }
 
+    /// Begins with these fault rules, on every shard.
+    #[must_use]
+    pub fn faults(self, faults: Vec<FaultRule>) -> NodeBuilder {
+        NodeBuilder { faults, ..self }
+    }
+
     /// Addresses that the node listens on.
     pub fn listens_at(&self) -> Vec<SocketAddr> {
         if let Some(at) = &self.listen {
@@ -328,6 +340,7 @@ impl NodeBuilder {
         }
         Route::check_all(&self.config.routes, &nids)?;
         PeerByHand::check_all(&self.config.peers, &nids)?;
+        FaultRule::check_all(&self.faults)?;
         let lcores = l.count;
         if lcores == 0 || lcores > SHARDS_MAX {
             return Err(BuildError::Lcores(lcores));
@@ -461,6 +474,9 @@ impl NodeBuilder {
     /// As [`NodeBuilder::check`].
     pub fn plan(self) -> Result<Plan, BuildError> {
         self.check()?;
+        if let Some(front) = &self.inspection {
+            front.cpts_are(&self.lcores.cpts);
+        }
         Ok(Plan {
             listen: self.listens_at(),
             clock: self.clock.unwrap_or_else(Clock::monotonic),
@@ -468,6 +484,7 @@ impl NodeBuilder {
             config: self.config,
             inspection: self.inspection,
             lcores: self.lcores,
+            faults: self.faults,
         })
     }
 }
@@ -480,6 +497,7 @@ pub struct Plan {
     inspection: Option<Arc<Inspection>>,
     lcores: Lcores,
     rings: Rings,
+    faults: Vec<FaultRule>,
 }
 
 impl Plan {
@@ -499,7 +517,13 @@ impl Plan {
     }
 
     fn machine(&self, shards: Shards) -> Machine {
-        Machine::new(Config { shards, ..self.config.clone() })
+        let mut machine = Machine::new(Config { shards, ..self.config.clone() });
+        let now = self.clock.now();
+        for rule in &self.faults {
+            // They were looked at: none is refused.
+            let _ = machine.fault(now, FaultAsk::Add(*rule));
+        }
+        machine
     }
 
     fn mailbox(&self, me: ShardId) -> Option<Arc<Mailbox>> {

@@ -10,96 +10,32 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane::clock::Clock;
 use dataplane::tap::TapEnd;
-use tcpstack::{ConnStats, Phase};
 
 use super::counters::StreamCounters;
 use super::handover;
 pub use super::loop_stats::LoopStats;
 pub use super::nis::{AboutNis, NiAsk, Site};
-pub use super::pages::{PAGE, Peers, Rows};
+pub use super::pages::{Filter, PAGE, Page, Peers, Row, Rows};
 use crate::lnd::tunables::Change;
-use crate::lnd::{BY_HAND_MAX, Config, Counters, NIS_MAX, PeerByHand, PeerError, ROUTES_MAX, RouteError};
+use crate::lnd::{Config, Counters, NIS_MAX, PeerError, RouteError};
 use crate::lnet::by_hand::{ByHandView, PeerAsk};
-use crate::lnet::faults::{FaultAsk, FaultError, FaultView, RULES_MAX};
+use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::figures::{NiFigures, PeerFigures};
 use crate::lnet::routes::{RouteAsk, RouteView};
-use crate::lnet::{PeerNiView, RoutingView};
+use crate::lnet::{HealthAsk, PeerNiView, RoutingView};
 use crate::socklnd::PeerBrief;
-use crate::stream::ConnId;
+use crate::stream::Homes;
 use crate::wire::{Nid, ProcessId};
 
 /// Counters beyond the common ones that an lcore may tell.
 const MORE: usize = 512;
 /// Questions that may wait for an lcore that does not turn.
 const WAITING: usize = 8;
-
-/// Filter of a question about connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// The peer's address.
-    pub peer: Option<std::net::IpAddr>,
-    /// The peer's port.
-    pub port: Option<u16>,
-    /// State.
-    pub state: Option<Phase>,
-}
-
-impl Filter {
-    /// Whether `c` is asked for.
-    pub fn wants(&self, c: &ConnStats) -> bool {
-        self.peer.is_none_or(|p| p == c.remote.ip())
-            && self.port.is_none_or(|p| p == c.remote.port())
-            && self.state.is_none_or(|s| s == c.state)
-    }
-}
-
-/// A connection, and who has it.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// The stream: its lcore, and its place there.
-    pub conn: ConnId,
-    /// All that is known of it.
-    pub stats: ConnStats,
-    /// It is the kernel's, which knows the rest.
-    pub kernel: bool,
-}
-
-/// A part of an lcore's connections.
-#[derive(Debug)]
-pub struct Page {
-    /// Filter.
-    pub filter: Filter,
-    /// First place in the table; afterwards the first place of the next page, `None` at the end.
-    pub from: Option<u32>,
-    /// Answer; the asker has made room for [`PAGE`].
-    pub rows: Vec<Row>,
-}
-
-impl Page {
-    fn new(filter: Filter, from: u32) -> Page {
-        Page { filter, from: Some(from), rows: Vec::with_capacity(PAGE) }
-    }
-
-    /// Adds `row` if it is asked for.
-    pub fn add(&mut self, row: Row) {
-        if self.rows.len() < self.rows.capacity() && self.filter.wants(&row.stats) {
-            self.rows.push(row);
-        }
-    }
-
-    /// Gives this page's first place, and moves on by [`PAGE`] places of a table of `all`.
-    pub fn step(&mut self, all: usize) -> usize {
-        let from = self.from.unwrap_or(0) as usize;
-        let next = from.saturating_add(PAGE);
-        self.from = (next < all).then_some(next as u32);
-        from
-    }
-}
 
 /// Counters of an lcore.
 #[derive(Debug)]
@@ -155,7 +91,7 @@ pub struct AboutFaults {
     pub ask: Option<FaultAsk>,
     /// Answer to the order: how many rules it concerned.
     pub done: Result<usize, FaultError>,
-    /// The rules; the asker has made room for [`RULES_MAX`].
+    /// The rules; the asker has made room for [`RULES_MAX`](crate::lnet::faults::RULES_MAX).
     pub rules: Vec<FaultView>,
 }
 
@@ -166,7 +102,7 @@ pub struct AboutRoutes {
     pub ask: Option<RouteAsk>,
     /// Answer to the order.
     pub done: Result<(), RouteError>,
-    /// The routes; the asker has made room for [`ROUTES_MAX`].
+    /// The routes; the asker has made room for [`ROUTES_MAX`](crate::lnd::ROUTES_MAX).
     pub routes: Vec<RouteView>,
 }
 
@@ -177,8 +113,17 @@ pub struct AboutByHand {
     pub ask: Option<PeerAsk>,
     /// Answer to the order.
     pub done: Result<(), PeerError>,
-    /// Their NIDs; the asker has made room for [`BY_HAND_MAX`].
+    /// Their NIDs; the asker has made room for [`BY_HAND_MAX`](crate::lnd::BY_HAND_MAX).
     pub nids: Vec<ByHandView>,
+}
+
+/// An order about health.
+#[derive(Debug)]
+pub struct AboutHealth {
+    /// It.
+    pub ask: HealthAsk,
+    /// Number of values that it concerned.
+    pub done: usize,
 }
 
 /// A question, and the room for its answer.
@@ -210,6 +155,8 @@ pub enum Question {
     Routes(Box<AboutRoutes>),
     /// Shows peers by hand, or changes them.
     ByHand(Box<AboutByHand>),
+    /// Sets values of health.
+    Health(Box<AboutHealth>),
     /// Shows places for NIs, or changes one.
     Nis(Box<AboutNis>),
 }
@@ -276,8 +223,10 @@ pub struct Inspection {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Serial number of the next question: an answer that comes too late is not taken for another's.
     next: Mutex<u64>,
-    /// Held by whoever changes NIs.
-    nis: Mutex<()>,
+    /// Held by whoever changes what is the same on all lcores: orders given at once would come to them in different orders.
+    changes: Mutex<()>,
+    /// The CPT of each lcore; none where one is for all.
+    cpts: OnceLock<Vec<u32>>,
     clock: Clock,
 }
 
@@ -291,7 +240,8 @@ impl Inspection {
         Inspection {
             mailboxes: (0..lcores).map(|_| Arc::new(Mailbox::new(WAITING))).collect(),
             next: Mutex::new(0),
-            nis: Mutex::new(()),
+            changes: Mutex::new(()),
+            cpts: OnceLock::new(),
             clock,
         }
     }
@@ -311,9 +261,21 @@ impl Inspection {
         self.clock.now()
     }
 
-    /// Waits until nobody else changes NIs.
-    pub(super) fn changing_nis(&self) -> MutexGuard<'_, ()> {
-        self.nis.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until nobody else changes what is the same on all lcores.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lcores of its node are in these CPTs; none where one is for all.
+    pub(super) fn cpts_are(&self, cpts: &[u32]) {
+        let _ = self.cpts.set(cpts.to_vec());
+    }
+
+    /// The CPT whose lcores are home to the peer of that NID: homes move within one alone. 0 where one is for all.
+    pub fn cpt_of(&self, nid: Nid) -> u32 {
+        let homes = Homes::new(self.mailboxes.len().try_into().unwrap_or(u16::MAX));
+        let home = nid.ip().map_or(0, |ip| usize::from(homes.of(ip).0));
+        self.cpts.get().and_then(|all| all.get(home)).copied().unwrap_or(0)
     }
 
     /// Asks one lcore and waits.
@@ -453,14 +415,6 @@ impl Inspection {
         }
     }
 
-    /// Changes a tunable on all lcores, one after the other.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn tune(&self, change: Change) -> Result<(), NoAnswer> {
-        (0..self.mailboxes.len()).try_for_each(|lcore| self.ask(lcore, Question::Tune(change)).map(drop))
-    }
-
     /// The interface of `ip`, an address of the node's, has a link, or has none: its NIs are up, or down, on all lcores. Only nodes that
     /// do not look themselves have to be told: those over kernel sockets.
     ///
@@ -468,33 +422,6 @@ impl Inspection {
     /// [`NoAnswer`]
     pub fn link(&self, ip: IpAddr, up: bool) -> Result<(), NoAnswer> {
         self.ask(0, Question::Link(ip, up)).map(drop)
-    }
-
-    /// Changes fault rules on all lcores, if `ask` says so, and gives the rules with their counts of all lcores; and how many
-    /// rules were concerned, or why none was.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn faults(
-        &self,
-        ask: Option<FaultAsk>,
-    ) -> Result<(Result<usize, FaultError>, Vec<FaultView>), NoAnswer> {
-        let (mut done, mut all): (_, Vec<FaultView>) = (Ok(0), Vec::new());
-        for lcore in 0..self.mailboxes.len() {
-            let room = Vec::with_capacity(RULES_MAX);
-            let question = Question::Faults(Box::new(AboutFaults { ask, done: Ok(0), rules: room }));
-            let Question::Faults(about) = self.ask(lcore, question)? else { break };
-            done = about.done;
-            if lcore == 0 {
-                all = about.rules;
-            } else {
-                all.iter_mut().zip(&about.rules).for_each(|(sum, one)| sum.add(one));
-            }
-            if done.is_err() {
-                break;
-            }
-        }
-        Ok((done, all))
     }
 
     /// Shows `each` the routing of every lcore, in order. What changes is known to the first lcore; others hear of it within a
@@ -511,54 +438,15 @@ impl Inspection {
         Ok(())
     }
 
-    /// Changes the routes on all lcores, if `ask` says so, and gives the routes; and why they were not changed.
+    /// Sets values of health; gives how many it concerned. The first lcore is asked, and tells the others within a turn or two.
     ///
     /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn routes(
-        &self,
-        ask: Option<RouteAsk>,
-    ) -> Result<(Result<(), RouteError>, Vec<RouteView>), NoAnswer> {
-        let (mut done, mut all) = (Ok(()), Vec::new());
-        for lcore in 0..self.mailboxes.len() {
-            // All have the same routes: one is asked for them.
-            let room = if lcore == 0 { ROUTES_MAX } else { 0 };
-            let about = AboutRoutes { ask, done: Ok(()), routes: Vec::with_capacity(room) };
-            let Question::Routes(about) = self.ask(lcore, Question::Routes(Box::new(about)))? else { break };
-            done = about.done;
-            if lcore == 0 {
-                all = about.routes;
-            }
-            if done.is_err() || ask.is_none() {
-                break;
-            }
+    /// [`NoAnswer`]
+    pub fn set_health(&self, ask: HealthAsk) -> Result<usize, NoAnswer> {
+        match self.ask(0, Question::Health(Box::new(AboutHealth { ask, done: 0 })))? {
+            Question::Health(about) => Ok(about.done),
+            _ => Err(NoAnswer::Unknown { lcore: 0 }),
         }
-        Ok((done, all))
-    }
-
-    /// Changes the peers by hand on all lcores, if `ask` says so, and gives them; and why they were not changed.
-    ///
-    /// # Errors
-    /// [`NoAnswer`] of the first lcore that does not: those before it have changed.
-    pub fn by_hand(
-        &self,
-        ask: Option<&PeerAsk>,
-    ) -> Result<(Result<(), PeerError>, Vec<PeerByHand>), NoAnswer> {
-        let (mut done, mut all) = (Ok(()), Vec::new());
-        for lcore in 0..self.mailboxes.len() {
-            // All have the same ones: one is asked for them.
-            let room = if lcore == 0 { BY_HAND_MAX } else { 0 };
-            let about = AboutByHand { ask: ask.cloned(), done: Ok(()), nids: Vec::with_capacity(room) };
-            let Question::ByHand(about) = self.ask(lcore, Question::ByHand(Box::new(about)))? else { break };
-            done = about.done;
-            if lcore == 0 {
-                all = ByHandView::peers(&about.nids);
-            }
-            if done.is_err() || ask.is_none() {
-                break;
-            }
-        }
-        Ok((done, all))
     }
 
     /// Shows the packets of all lcores to what `end` makes, or to nobody where it makes none. True when the lcores
@@ -582,9 +470,10 @@ impl Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::ShardId;
+    use crate::stream::{ConnId, ShardId};
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use tcpstack::{ConnStats, Phase};
 
     fn inspection() -> Inspection {
         Inspection::new(2, Clock::monotonic())

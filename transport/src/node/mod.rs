@@ -42,6 +42,7 @@ mod migration;
 mod nis;
 #[cfg(feature = "node")]
 mod nis_orders;
+mod orders;
 #[cfg(feature = "node")]
 mod pages;
 #[cfg(feature = "node")]

@@ -35,7 +35,7 @@ impl Inspection {
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not: on those before it the NI is ready or runs. [`NiError`]: no lcore has it.
     pub fn add_ni(&self, ni: &NewNi, site: &Site) -> Result<Result<(), NiError>, NoAnswer> {
-        let _alone = self.changing_nis();
+        let _alone = self.changing();
         if self.place_of(ni.nid)?.is_some() {
             return Ok(Err(NiError::Twice(ni.nid)));
         }
@@ -72,7 +72,7 @@ impl Inspection {
     /// # Errors
     /// [`NoAnswer`] of the first lcore that does not: those before it have deleted it. [`NiError::Unknown`]: there is none.
     pub fn del_ni(&self, nid: Nid) -> Result<Result<(), NiError>, NoAnswer> {
-        let _alone = self.changing_nis();
+        let _alone = self.changing();
         let Some(place) = self.place_of(nid)? else { return Ok(Err(NiError::Unknown(nid))) };
         for lcore in 0..self.lcores() {
             self.about_nis(lcore, NiAsk::Close(place))?;

@@ -1,11 +1,79 @@
-//! Pages of what an lcore knows of peers.
+//! Pages of what an lcore knows: of its connections, and of peers.
+
+use std::net::IpAddr;
+
+use tcpstack::{ConnStats, Phase};
 
 use crate::node::Machine;
 use crate::socklnd::PeerBrief;
+use crate::stream::ConnId;
 use crate::wire::ProcessId;
 
 /// Rows of one page at most.
 pub const PAGE: usize = 32;
+
+/// Filter of a question about connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The peer's address.
+    pub peer: Option<IpAddr>,
+    /// The peer's port.
+    pub port: Option<u16>,
+    /// State.
+    pub state: Option<Phase>,
+}
+
+impl Filter {
+    /// Whether `c` is asked for.
+    pub fn wants(&self, c: &ConnStats) -> bool {
+        self.peer.is_none_or(|p| p == c.remote.ip())
+            && self.port.is_none_or(|p| p == c.remote.port())
+            && self.state.is_none_or(|s| s == c.state)
+    }
+}
+
+/// A connection, and who has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The stream: its lcore, and its place there.
+    pub conn: ConnId,
+    /// All that is known of it.
+    pub stats: ConnStats,
+    /// It is the kernel's, which knows the rest.
+    pub kernel: bool,
+}
+
+/// A part of an lcore's connections.
+#[derive(Debug)]
+pub struct Page {
+    /// Filter.
+    pub filter: Filter,
+    /// First place in the table; afterwards the first place of the next page, `None` at the end.
+    pub from: Option<u32>,
+    /// Answer; the asker has made room for [`PAGE`].
+    pub rows: Vec<Row>,
+}
+
+impl Page {
+    pub(super) fn new(filter: Filter, from: u32) -> Page {
+        Page { filter, from: Some(from), rows: Vec::with_capacity(PAGE) }
+    }
+
+    /// Adds `row` if it is asked for.
+    pub fn add(&mut self, row: Row) {
+        if self.rows.len() < self.rows.capacity() && self.filter.wants(&row.stats) {
+            self.rows.push(row);
+        }
+    }
+
+    /// Gives this page's first place, and moves on by [`PAGE`] places of a table of `all`.
+    pub fn step(&mut self, all: usize) -> usize {
+        let from = self.from.unwrap_or(0) as usize;
+        let next = from.saturating_add(PAGE);
+        self.from = (next < all).then_some(next as u32);
+        from
+    }
+}
 
 /// A part of an lcore's peers.
 #[derive(Debug)]

@@ -351,6 +351,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 let room = about.nids.capacity();
                 about.nids.extend(self.machine.by_hand().take(room));
             }
+            Question::Health(about) => about.done = self.machine.set_health(now, &about.ask),
             Question::Nis(about) => self.asked_of_nis(now, about),
             Question::Config(c) => c.as_mut().clone_from(self.machine.config()),
             Question::Tune(change) => {

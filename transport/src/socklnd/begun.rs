@@ -4,7 +4,6 @@
 //! ```text
 //!   in    a part has come       Upper::part        what lies in receive buffers is given up at the end of each reading
 //!         the last byte came    Upper::deliver     as of any message: the zero-copy ACK goes to the sender
-//!         the pace is too slow  the set ends       for each part, and for all (`pace.rs`)
 //!   out   begins                header and first part, on a connection with nothing before it; nothing else leaves there
 //!         goes on               each part is a loan of its own; the zero-copy ACK is asked for with the first, which is held for it
 //!         ends                  the queue goes on; the token is given back when the last part is home
@@ -34,7 +33,7 @@ pub(super) struct Begun<T> {
     pub(super) peer: Key,
     /// Its payload, in bytes.
     len: u64,
-    /// What has come of it and waits for the next part.
+    /// Bytes that have come of it, and wait for the next part.
     pieces: Pieces,
     /// Parts that are not home.
     loans: u32,
@@ -48,7 +47,6 @@ pub(super) struct Begun<T> {
 impl<U: Upper> Socklnd<U> {
     /// Gives up what has come of a message, if parts were asked for and that is enough for one.
     pub(super) fn part_came(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
-        let timeout = cx.cfg.timeout();
         let Some(c) = self.conns.get_mut(key).filter(|c| !c.jobs_out()) else { return };
         let Rx { state, placement, parts, ticket, hdr, delivery, .. } = &mut c.rx;
         let (Some(placement), Some(hdr)) = (placement, hdr) else { return };
@@ -58,7 +56,7 @@ impl<U: Upper> Socklnd<U> {
         if !parts.is_one(placement.done()) {
             return;
         }
-        parts.came(cx.now, placement.done(), timeout);
+        parts.came(placement.done());
         up.part(cx, delivery, placement.take_part(), hdr);
     }
 
@@ -116,6 +114,7 @@ impl<U: Upper> Socklnd<U> {
             c.sent = c.pushed;
         }
         let (id, bucket, end, deadline) = (c.id, c.bucket, c.pushed, c.tx_deadline);
+        let until = cx.now + cx.cfg.timeout();
         if last {
             (c.window, c.begun) = (cx.cfg.tx_window, Key::NOWHERE);
         }
@@ -127,8 +126,8 @@ impl<U: Upper> Socklnd<U> {
             end,
             held: false,
             failed: None,
-            shares: false,
-            pieces: 0,
+            uses: Uses::default(),
+            until,
             whole: begun,
         });
         self.note_lend(conn, lend);

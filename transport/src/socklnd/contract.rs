@@ -1,13 +1,15 @@
 //! The LND contract as socklnd keeps it: LNet's requests.
 
+use std::collections::VecDeque;
+
 use super::Socklnd;
 use crate::lnd::budget::{Cause, NOBODY, QUEUE};
 use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Pieces, Placement, Ticket, Tx, Upper, Way};
 use crate::stream::slab::Key;
-use crate::wire::{LnetHdr, ProcessId, Version};
+use crate::wire::{LnetHdr, Nid, ProcessId, Version};
 
 use super::begun::DRAINED;
-use super::pace::Parts;
+use super::parts::Parts;
 use super::rx::{RxState, WaitFor};
 
 impl<U: Upper> Lnd<U> for Socklnd<U> {
@@ -149,10 +151,10 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     #[inline]
-    fn charge_queue(&mut self, cx: &mut Cx, peer: Key) {
-        if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.queued) {
-            p.queued = true;
-            cx.budget.charge(p.host, Cause::Peers, QUEUE);
+    fn charge_queues(&mut self, cx: &mut Cx, peer: Key, lines: u8) {
+        if let Some(p) = self.peers.get_mut(peer).filter(|p| p.queues < lines) {
+            let more = lines - std::mem::replace(&mut p.queues, lines);
+            cx.budget.charge(p.host, Cause::Peers, u64::from(more) * QUEUE);
         }
     }
 
@@ -194,6 +196,28 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
                 Some(tx) => self.end_tx(up, cx, peer, tx, Err(why)),
                 None => return,
             }
+        }
+    }
+
+    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nid: Nid, streams: bool) {
+        let is_for = |tx: &Tx<U::Token>| tx.forwarded && tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
+        let Some(p) = self.peers.get_mut(peer) else { return };
+        let conns = p.conns.clone();
+        let (over, left): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut p.queue).into_iter().partition(is_for);
+        p.queue = left;
+        for tx in over {
+            self.end_tx(up, cx, peer, tx, Err(LnetError::TimedOut));
+        }
+        for conn in conns {
+            let Some(c) = self.conns.get_mut(conn) else { continue };
+            c.txq.iter_mut().filter(|tx| is_for(tx)).for_each(|tx| tx.deadline = cx.now);
+            for lend in c.lends.iter().filter(|_| streams) {
+                if let Some(l) = self.lends.get_mut(*lend).filter(|l| l.until != u64::MAX) {
+                    l.until = cx.now;
+                }
+            }
+            self.conn_by(cx, conn, cx.now);
         }
     }
 

@@ -74,8 +74,7 @@ impl<U: Upper> Socklnd<U> {
 
     /// Charges of a peer: for itself, and for its answers that are not on a stream without pages.
     fn charges(p: &Peer<U::Token>) -> (u64, u64) {
-        let queue = if p.queued { QUEUE } else { 0 };
-        (PEER + queue, (p.answers + p.lent) as u64 * ANSWER)
+        (PEER + u64::from(p.queues) * QUEUE, (p.answers + p.lent) as u64 * ANSWER)
     }
 
     /// The peer is forgotten, or leaves: nothing is charged for it any more.

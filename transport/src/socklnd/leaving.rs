@@ -14,7 +14,8 @@
 //! A kernel whose dial we reset logs an error and fails the message that it dialled for; one whose HELLO is answered before
 //! the FIN does neither. So in WAITING nothing new is asked or dialled, and operations have failed, but handshakes go on and
 //! peers are answered. In GONE everything closes; whoever still comes before LINGER is over is answered and sent a FIN. A
-//! handshake older than LINGER is not waited for: its peer says nothing, or is not there.
+//! handshake older than LINGER is not waited for: its peer says nothing. Nor is a dial to which no TCP has answered within CONNECTS:
+//! nobody is there who could be owed an answer.
 //!
 //! Delete: the NI is deleted while the node runs. As with kernels nothing is waited for (docs/protocol/upper.md §2). Only connections
 //! that have not named their NI stay until they have: they may be another's that has the address, too.
@@ -33,6 +34,8 @@ use crate::wire::Nid;
 const CLOSES: u64 = SEC / 2;
 /// Longest wait for handshakes, in ns.
 const LINGER: u64 = SEC;
+/// Longest wait for TCP to connect, in ns: many round trips of a network where somebody answers.
+const CONNECTS: u64 = SEC / 20;
 /// Time without any handshake after which none is expected, in ns: a kernel that was dialled dials back beside it.
 const SETTLE: u64 = SEC / 20;
 /// Time between two looks, in ns.
@@ -214,15 +217,17 @@ impl<U: Upper> Socklnd<U> {
     /// Whether a handshake is under way that may still come to something.
     fn shaking(&self, cx: &Cx) -> bool {
         let (now, timeout) = (cx.now, cx.cfg.timeout());
-        let young = |deadline: u64, length: u64| now < (deadline - length.min(deadline)) + LINGER;
+        let young = |deadline: u64, length: u64, most: u64| now < (deadline - length.min(deadline)) + most;
         let conns = self.conns.values();
         let shakes = conns.filter(|c| c.hs.shaking() && c.hs_deadline != u64::MAX).any(|c| {
             let length = if c.passive() { cx.cfg.accept_timeout } else { timeout };
-            young(c.hs_deadline, length)
+            young(c.hs_deadline, length, LINGER)
         });
         let mut peers = self.peers.values();
         shakes
-            || peers.any(|p| matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout))
+            || peers.any(|p| {
+                matches!(p.dial(), DialState::Dialling(..)) && young(p.dial_deadline, timeout, CONNECTS)
+            })
     }
 
     /// Whether a connection that a peer makes is answered.

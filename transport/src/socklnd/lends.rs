@@ -18,10 +18,10 @@ pub(super) struct LendRec<T> {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
-    /// The message shares the NI's credits as answers do ([`Tx::shares`](crate::lnd::Tx::shares)).
-    pub(super) shares: bool,
-    /// Lendings that a REPLY takes, which its peer is charged for; 0 for an operation of our own.
-    pub(super) pieces: u32,
+    /// Credits and lendings that the message holds, which go back with its end.
+    pub(super) uses: Uses,
+    /// Time by which it has to be home if it is another node's, in ns; else its set ends.
+    pub(super) until: u64,
     /// The message of which this is a part, or [`Key::NOWHERE`].
     pub(super) whole: Key,
 }
@@ -37,12 +37,11 @@ impl<U: Upper> Socklnd<U> {
         if rec.whole != Key::NOWHERE {
             return self.part_home(up, cx, rec.whole, rec.failed);
         }
-        if rec.pieces > 0 {
+        if rec.uses.pieces > 0 {
             self.answer_home(cx, rec.peer);
         }
         let status = rec.failed.map_or(Ok(()), Err);
-        let uses = Uses { credits: 1, answers: rec.shares.into(), pieces: rec.pieces, ..Uses::default() };
-        self.finalize(up, cx, rec.peer, uses, rec.done, status);
+        self.finalize(up, cx, rec.peer, rec.uses, rec.done, status);
     }
 
     /// Tells LNet that a message to this peer has left, or will not.

@@ -18,7 +18,7 @@ mod leaving;
 mod lends;
 mod look;
 mod migration;
-mod pace;
+mod parts;
 mod peer;
 mod receive;
 mod rx;
@@ -333,6 +333,6 @@ mod tests {
     fn sizes() {
         assert!(size_of::<Conn<Lnet>>() <= 1024);
         assert!(size_of::<Peer<TxDone>>() <= 384);
-        const { assert!(Lnet::PEER_BYTES <= 136) };
+        const { assert!(Lnet::PEER_BYTES <= 160) };
     }
 }

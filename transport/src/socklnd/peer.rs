@@ -238,7 +238,7 @@ pub(super) struct Peer<T> {
     /// REPLYs on a stream whose pages are not home.
     pub(super) lent: usize,
     /// LNet's queue for it was used, and is charged for the places that it keeps.
-    pub(super) queued: bool,
+    pub(super) queues: u8,
     /// Last received byte, or TCP acknowledgement.
     pub(super) last_alive: u64,
     pub(super) last_keepalive: u64,
@@ -273,7 +273,7 @@ impl<T> Peer<T> {
             queue: VecDeque::new(),
             answers: 0,
             lent: 0,
-            queued: false,
+            queues: 0,
             last_alive: now,
             last_keepalive: now,
             stalled: SmallVec::new(),

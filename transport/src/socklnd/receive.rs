@@ -561,7 +561,7 @@ impl<U: Upper> Socklnd<U> {
     /// The rest of a message goes on arriving by then.
     fn more_by(&mut self, cx: &mut Cx, key: Key) {
         let Some(c) = self.conns.get_mut(key) else { return };
-        let deadline = c.rx.parts.due(c.rx.ticket).min(cx.now + cx.cfg.timeout());
+        let deadline = cx.now + cx.cfg.timeout();
         c.rx.deadline = Some(deadline);
         self.conn_by(cx, key, deadline);
     }

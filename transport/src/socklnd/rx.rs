@@ -21,7 +21,7 @@
 use arrayvec::ArrayVec;
 use fsm::Fsm;
 
-use super::pace::Parts;
+use super::parts::Parts;
 use crate::lnd::Placement;
 use crate::wire::ksock::Checksum;
 use crate::wire::{KsockHdr, LnetHdr, Version, lnet};

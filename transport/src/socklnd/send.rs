@@ -10,7 +10,7 @@ use super::leaving;
 use super::lends::LendRec;
 use super::peer::DialState;
 use super::standing::{StandEvent, Standing};
-use super::txq::Merged;
+use super::txq::{self, Merged};
 use crate::lnd::budget::{ANSWER, Cause};
 use crate::lnd::config::SEC;
 use crate::lnd::{Cx, LnetError, Payload, Tx, Upper, Way};
@@ -25,6 +25,15 @@ fn sum(hdr: &mut InlineHdr, pages: &Pages, spoil: u32) {
     sum.update(hdr);
     pages.iter().flat_map(PageSlice::chunks).for_each(|b| sum.update(b));
     ksock::put_csum(hdr, sum.value().wrapping_add(spoil), ByteOrder::Little);
+}
+
+/// Reason why a message that goes by a gateway, or is passed on, may not leave: a NID that the version of its next hop has no form for,
+/// or it is another node's and too old.
+fn stays<T>(tx: &Tx<T>, version: Version, now: u64) -> Option<LnetError> {
+    if version < Version::V4 && tx.hdr.is_some_and(|h| !h.fits_nid4()) {
+        return Some(LnetError::Unreachable);
+    }
+    (tx.forwarded && tx.deadline <= now).then_some(LnetError::TimedOut)
 }
 
 impl<U: Upper> Socklnd<U> {
@@ -125,10 +134,12 @@ impl<U: Upper> Socklnd<U> {
     /// Queues a message on a connection.
     fn send_behind(&mut self, up: &mut U, cx: &mut Cx, conn: Key, peer: Key, tx: Tx<U::Token>) {
         let Some(c) = self.conns.get_mut(conn) else { return };
+        let due = if tx.forwarded { tx.deadline } else { u64::MAX };
         if c.txq.push_lnet(tx) {
             cx.counters.zc_acks_merged += 1;
             self.answer_left(up, cx, peer);
         }
+        self.conn_by(cx, conn, due);
         self.pump(up, cx, conn);
     }
 
@@ -240,9 +251,18 @@ impl<U: Upper> Socklnd<U> {
         let now = cx.now;
         let Some(c) = self.conns.get_mut(key) else { return };
         let version = c.version;
-        if version < Version::V4 && (tx.forwarded || tx.routed) && tx.hdr.is_some_and(|h| !h.fits_nid4()) {
-            return self.unfit(up, cx, key, peer, tx);
+        if (tx.forwarded || tx.routed)
+            && let Some(why) = stays(tx, version, now)
+        {
+            self.not_pushed(up, cx, peer, tx, why);
+            if tx.cookie1 == 0 {
+                return;
+            }
+            // The ACK that rides on it leaves by itself.
+            *tx = txq::noop(tx.cookie1);
+            self.answer_queued(cx, peer);
         }
+        let Some(c) = self.conns.get_mut(key) else { return };
         let nob = tx.nob(version);
         let payload = tx.payload.len();
         if c.pushed == c.acked {
@@ -280,7 +300,7 @@ impl<U: Upper> Socklnd<U> {
         let (lend, hold) = if pieces == 0 {
             (None, false)
         } else {
-            let (name, hold) = self.lend(cx, (key, peer), (tx, pieces), (bucket, version), (payload, end));
+            let (name, hold) = self.lend(cx, (key, peer), tx, (bucket, version), (payload, end));
             (Some(name), hold)
         };
         let summed = version == Version::V2 && cx.cfg.enable_csum;
@@ -297,7 +317,8 @@ impl<U: Upper> Socklnd<U> {
                 }
                 cx.counters.msgs_tx += 1;
                 cx.counters.payload_tx_bytes += payload;
-                if tx.forwarded {
+                // One that begins is counted when all of it has left.
+                if tx.forwarded && !tx.begins {
                     cx.counters.forwarded_msgs += 1;
                     cx.counters.forwarded_bytes += payload;
                 }
@@ -349,14 +370,31 @@ impl<U: Upper> Socklnd<U> {
         }
     }
 
-    /// Ends a message from or for a NID that the version of its next hop has no form for.
+    /// Ends a message to a node behind a gateway, or another node's, that is not put on a stream.
     #[cold]
-    fn unfit(&mut self, up: &mut U, cx: &mut Cx, key: Key, peer: Key, tx: &mut Tx<U::Token>) {
-        if tx.answer && tx.credit {
-            self.answer_pushed(up, cx, peer, key, false);
-        }
+    fn not_pushed(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, why: LnetError) {
+        cx.counters.err_queue_timeout += u64::from(why == LnetError::TimedOut);
         let (uses, done) = (tx.uses(), std::mem::take(&mut tx.done));
-        self.finalize(up, cx, peer, uses, done, Err(LnetError::Unreachable));
+        self.finalize(up, cx, peer, uses, done, Err(why));
+    }
+
+    /// Ends messages of other nodes that have waited too long in the queue of a connection; looks again when the next one has.
+    pub(super) fn end_overdue(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+        while let Some(c) = self.conns.get_mut(key)
+            && let Some(due) = c.txq.due()
+        {
+            if due > cx.now {
+                return self.conn_by(cx, key, due);
+            }
+            let Some(peer) = c.peer else { return };
+            let Some(tx) = c.txq.take_overdue(cx.now) else { return };
+            if tx.cookie1 != 0 {
+                // The ACK that rode on it has its place.
+                self.answer_queued(cx, peer);
+            }
+            cx.counters.err_queue_timeout += 1;
+            self.end_tx(up, cx, peer, tx, Err(LnetError::TimedOut));
+        }
     }
 
     /// Lends the pages of a message, whose payload ends at `end` of the stream; gives the loan's name, and whether the pages
@@ -366,14 +404,14 @@ impl<U: Upper> Socklnd<U> {
         &mut self,
         cx: &mut Cx,
         (key, peer): (Key, Key),
-        (tx, pieces): (&mut Tx<U::Token>, u32),
+        tx: &mut Tx<U::Token>,
         (bucket, version): (Bucket, Version),
         (payload, end): (u64, u64),
     ) -> (LendId, bool) {
         let (me, number) = (cx.cfg.shards.me, self.ni.0);
+        let until = if tx.forwarded { cx.now + cx.cfg.timeout() } else { u64::MAX };
         let whole = if tx.begins { self.begun_leaving((key, peer), tx, payload) } else { Key::NOWHERE };
-        let (done, shares) = (std::mem::take(&mut tx.done), tx.shares());
-        let pieces = if tx.answer { pieces } else { 0 };
+        let (done, uses) = (std::mem::take(&mut tx.done), tx.uses());
         let (held, failed) = (false, None);
         let name = |k| LendId::new(bucket, me, number, k);
         let k = self.lends.insert_with(|k| LendRec {
@@ -383,8 +421,8 @@ impl<U: Upper> Socklnd<U> {
             end,
             held,
             failed,
-            shares,
-            pieces,
+            uses,
+            until,
             whole,
         });
         let mut hold = false;

@@ -328,7 +328,8 @@ impl<U: Upper> Socklnd<U> {
             // pause.
             DialState::Idle | DialState::Waiting(_) | DialState::BackOff(_) => None,
         };
-        cx.counters.sets_closed += u64::from(!conns.is_empty());
+        let lost = !conns.is_empty();
+        cx.counters.sets_closed += u64::from(lost);
         for conn in conns {
             let quiet = self.conns.get(conn).is_some_and(super::conn::Conn::quiet);
             let how = if clean && quiet { Close::Fin } else { Close::Abort };
@@ -340,6 +341,9 @@ impl<U: Upper> Socklnd<U> {
         if let Some(p) = self.peers.get_mut(key) {
             // Every pending cookie's hold was lifted with its connection's lends.
             p.zc.reset(|_| {});
+        }
+        if let Some(p) = self.peers.get(key).filter(|_| lost) {
+            up.peer_lost(cx, p.up);
         }
     }
 

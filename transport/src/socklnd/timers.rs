@@ -81,6 +81,16 @@ impl<U: Upper> Socklnd<U> {
                 self.conn_by(cx, key, d);
             }
             let Some(c) = self.conns.get(key) else { return };
+            let held = c.lends.iter().filter_map(|l| self.lends.get(*l)).map(|l| l.until).min();
+            if let Some(d) = held.filter(|d| *d != u64::MAX) {
+                if d <= now {
+                    cx.counters.err_tx_timeout += 1;
+                    return self.close_set(up, cx, peer, LnetError::TimedOut, false);
+                }
+                self.conn_by(cx, key, d);
+            }
+            self.end_overdue(up, cx, key);
+            let Some(c) = self.conns.get(key) else { return };
             if c.standing == Standing::Held {
                 let d = c.held_until;
                 if d <= now {
@@ -135,24 +145,19 @@ impl<U: Upper> Socklnd<U> {
         if let Some(d) = p.zc.deadline() {
             self.peer_by(cx, key, d);
         }
-        // The queue is in the order of its deadlines: messages that were routed again keep theirs and their place.
-        let n = self.peers.get(key).map_or(0, |p| p.queue.len());
-        for _ in 0..n {
-            let Some(p) = self.peers.get_mut(key) else { return };
-            match p.queue.front() {
-                Some(tx) if tx.deadline <= now => {
-                    let Some(tx) = p.queue.pop_front() else { break };
-                    cx.counters.err_queue_timeout += 1;
-                    self.end_tx(up, cx, key, tx, Err(LnetError::TimedOut));
-                }
-                Some(tx) => {
-                    let d = tx.deadline;
-                    self.peer_by(cx, key, d);
-                    break;
-                }
-                None => break,
+        // Messages of other nodes have waited elsewhere before: they are not in the order of their deadlines.
+        let (mut at, mut next) = (0, u64::MAX);
+        while let Some(p) = self.peers.get_mut(key)
+            && let Some(d) = p.queue.get(at).map(|tx| tx.deadline)
+        {
+            if d > now {
+                (at, next) = (at + 1, next.min(d));
+            } else if let Some(tx) = p.queue.remove(at) {
+                cx.counters.err_queue_timeout += 1;
+                self.end_tx(up, cx, key, tx, Err(LnetError::TimedOut));
             }
         }
+        self.peer_by(cx, key, next);
         self.keepalive(up, cx, key);
     }
 

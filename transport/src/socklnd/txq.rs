@@ -38,7 +38,7 @@ impl<T> Tx<T> {
 }
 
 /// A NOOP that ACKs `cookie`, or is a keepalive.
-fn noop<T: Default>(cookie: u64) -> Tx<T> {
+pub(super) fn noop<T: Default>(cookie: u64) -> Tx<T> {
     Tx {
         hdr: None,
         cookie0: 0,
@@ -203,6 +203,33 @@ impl<T: Default> TxQueue<T> {
         merged
     }
 
+    /// Time at which the first of the messages that are passed on has waited too long, in ns; `None` where there is none.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.q.iter().filter(|tx| tx.forwarded).map(|tx| tx.deadline).min().filter(|d| *d != u64::MAX)
+    }
+
+    /// Takes out a message that is passed on and has waited too long. The ACK that rides on it, its second word, stays as a NOOP.
+    pub(super) fn take_overdue(&mut self, now: u64) -> Option<Tx<T>> {
+        let at = self.q.iter().position(|tx| tx.forwarded && tx.deadline <= now)?;
+        let tx = self.q.get_mut(at)?;
+        self.bytes -= tx.nob(self.version);
+        if tx.cookie1 != 0 {
+            // One that has an ACK is before the carrier, which is not changed.
+            let ack = noop(tx.cookie1);
+            self.bytes += ack.nob(self.version);
+            return Some(std::mem::replace(tx, ack));
+        }
+        let position = self.head + at as u64;
+        if self.carrier != TxCarrier::None && self.at == position {
+            self.carrier.apply_by(self.carry, CarrierEvent::Left);
+            self.look_behind();
+        }
+        if self.carrier != TxCarrier::None && self.at > position {
+            self.at -= 1;
+        }
+        self.q.remove(at)
+    }
+
     /// Takes the message that leaves next.
     pub(super) fn pop(&mut self) -> Option<Tx<T>> {
         let tx = self.q.pop_front()?;
@@ -303,7 +330,7 @@ mod tests {
     proptest! {
         /// Whatever is queued between sends, every ACK leaves exactly once.
         #[test]
-        fn acks_are_conserved(ops in prop::collection::vec((0u8..4, 2u64..40), 1..200), bulk_in: bool) {
+        fn acks_are_conserved(ops in prop::collection::vec((0u8..6, 2u64..40), 1..200), bulk_in: bool) {
             let ctype = if bulk_in { ConnType::BulkIn } else { ConnType::Control };
             let (mut q, mut want, mut got) = (TxQueue::new(Version::V3, ctype), BTreeSet::new(), Vec::new());
             let take = |t: Tx<()>, got: &mut Vec<u64>| match (t.hdr.is_some(), t.cookie0, t.cookie1) {
@@ -312,14 +339,30 @@ mod tests {
                 (false, a, b) if a > b => got.extend([a, b]),
                 (false, a, b) => got.extend(a..=b),
             };
+            let (mut overdue, mut late) = (0, 0);
             for (op, k) in ops {
                 match op {
                     0 if !bulk_in => drop(q.push_lnet(msg())),
-                    1 => if let Some(t) = q.pop() { take(t, &mut got) },
+                    4 if !bulk_in => {
+                        q.push_lnet(Tx { forwarded: true, deadline: k, ..msg() });
+                        overdue += 1;
+                    }
+                    5 => while let Some(t) = q.take_overdue(k) {
+                        prop_assert!(t.forwarded && t.deadline <= k);
+                        late += 1;
+                    },
+                    1 => if let Some(t) = q.pop() {
+                        overdue -= i32::from(t.forwarded);
+                        take(t, &mut got)
+                    },
                     _ => if want.insert(k) { q.push_ack(k); },
                 }
             }
-            while let Some(t) = q.pop() { take(t, &mut got) }
+            while let Some(t) = q.pop() {
+                overdue -= i32::from(t.forwarded);
+                take(t, &mut got)
+            }
+            prop_assert_eq!(overdue, late);
             got.sort_unstable();
             prop_assert_eq!(got, want.into_iter().collect::<Vec<_>>());
             prop_assert_eq!(q.bytes(), 0);

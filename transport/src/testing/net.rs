@@ -28,6 +28,7 @@ mod dgram;
 mod ends;
 mod homes;
 mod listening;
+mod lives;
 mod loss;
 mod nis;
 mod pipe;
@@ -296,35 +297,6 @@ impl Net {
     /// Events that a node's applications have heard since the last call.
     pub fn take_events(&mut self, node: usize) -> Vec<Event> {
         self.nodes[node].events.drain(..).map(|(_, _, e)| e).collect()
-    }
-
-    /// Ends a node's process. Its peers get RSTs if `rst`, else silence.
-    pub fn kill(&mut self, node: usize, rst: bool) {
-        self.nodes[node].alive = false;
-        self.nodes[node].life += 1;
-        self.nodes[node].lends.clear();
-        self.listens.retain(|_, n| *n != Some(node));
-        for link in 0..self.links.len() {
-            for end in 0..2 {
-                if self.links[link][end].node == node && !self.links[link][end].closed() {
-                    let e = &mut self.links[link][end];
-                    e.moves(EndEvent::Kill);
-                    e.inbox.frags.clear();
-                    e.backlog.clear();
-                    if rst && !self.links[link].silent {
-                        self.at(self.latency, Ev::Closed(link, 1 - end, CloseWhy::Reset));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Starts a killed node again, with another incarnation.
-    pub fn restart(&mut self, node: usize, cfg: Config) {
-        self.nodes[node].machine = Machine::new(cfg);
-        self.nodes[node].alive = true;
-        self.nodes[node].timer = None;
-        self.note_timer(node);
     }
 
     /// Number of connections so far.

@@ -129,17 +129,7 @@ impl Lab {
                 member.turn(now, &mut ops);
                 if node == 0 {
                     busy |= self.console.turn(now, &mut asked);
-                    for (_, op) in &asked {
-                        match op {
-                            Op::Put { payload, .. } => {
-                                let bytes: Vec<u8> = payload.pieces().flatten().copied().collect();
-                                let m = Message::parse(&bytes).unwrap();
-                                assert!(survives(&m), "{m:?}");
-                            }
-                            Op::Attach { .. } => self.entries += 1,
-                            _ => {}
-                        }
-                    }
+                    self.entries += entries(&asked);
                     ops.append(&mut asked);
                 }
                 for (app, op) in ops.drain(..) {
@@ -176,6 +166,8 @@ impl Lab {
                 cut = true;
                 let mut ops = Ops::new();
                 self.console.interrupt(self.net.now, &mut ops);
+                // It may be time to ask for signs of life, too.
+                self.entries += entries(&ops);
                 ops.drain(..).for_each(|(app, op)| self.net.input(0, Input::Cmd(app, op)));
             }
             while let Some(s) = self.console.said() {
@@ -196,6 +188,18 @@ impl Lab {
             assert!(ends.is_empty(), "{text:?}: {ends:?}");
         }
     }
+}
+
+/// The entries that the console asks its node for. Nothing of what it asks for stops a kernel.
+fn entries(asked: &Ops) -> i64 {
+    for (_, op) in asked {
+        if let Op::Put { payload, .. } = op {
+            let bytes: Vec<u8> = payload.pieces().flatten().copied().collect();
+            let m = Message::parse(&bytes).unwrap();
+            assert!(survives(&m), "{m:?}");
+        }
+    }
+    asked.iter().filter(|(_, op)| matches!(op, Op::Attach { .. })).count() as i64
 }
 
 /// Whether an event is the last of an entry.

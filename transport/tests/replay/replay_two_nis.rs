@@ -50,7 +50,7 @@ const CLAIM: &str =
     "ours has each NID say itself whose it is, before messages for its node go there (claims.rs)";
 const BACK: &str = "a kernel pushes back by the next pair of its turns, ours by the pair that it was told by";
 const TOLD_DOWN: &str = "a kernel pings a NID that has failed though its node says that it is down, and hears so that it is up again: the push was \
-                         lost (#60, #61); ours asks nothing of a NID that is said to be down, and goes by the other one";
+                         lost (#60, #61); ours pings it at other times, and by the NI whose turn it is";
 const COMPLETES: &str = "a kernel completes with dials of its own a set that the other one has begun, if it had dialled that NID before, and says NONE to \
                          what crosses them; ours leaves a set to who dialled it";
 const KEEPALIVE: &str = "the first keepalive follows what was said before the capture";
@@ -84,7 +84,9 @@ const DIFFER: &[Differs] = &[
     ("mr-link-down-fatal, A", 7, "missing: HELLO", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 7, "missing: GET of 272", 2, TOLD_DOWN),
     ("mr-link-down-fatal, A", 7, "missing: GET of 3960", 1, TOLD_DOWN),
-    ("mr-link-down-fatal, A", 1, "besides: GET of 3960", 1, TOLD_DOWN),
+    ("mr-link-down-fatal, A", 1, "besides: GET of 3960", 2, TOLD_DOWN),
+    ("mr-link-down-fatal, A", 6, "besides: GET of 272", 1, TOLD_DOWN),
+    ("mr-link-down-fatal, A", 8, "missing: GET of 3960", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 7, "missing: REPLY Up Up", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 9, "not dialled", 1, TOLD_DOWN),
     ("mr-link-down-fatal, A", 10, "not dialled", 1, TOLD_DOWN),

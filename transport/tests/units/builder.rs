@@ -8,6 +8,7 @@ use dataplane::mem::{MemConfig, MemPort, pair};
 use hugepages::LendSlab;
 use tcpstack::{Stack, StackConfig};
 use transport::lnd::{Accept, AppId, Config, Route, RouteError, Shards};
+use transport::lnet::faults::{Fault, FaultRate, FaultRule, NidPattern};
 use transport::lnet::routes::RouteAsk;
 use transport::lnet::{Event, Op};
 use transport::node::inspect::Inspection;
@@ -16,7 +17,7 @@ use transport::node::sock::{SockConfig, SockStreams};
 use transport::node::{
     App, BuildError, Control, Lcores, Machine, NoApp, NodeBuilder, NotAlone, Order, Shard, rings,
 };
-use transport::stream::ShardId;
+use transport::stream::{Homes, ShardId};
 use transport::wire::{Nid, ProcessId};
 
 fn of(nid: &str) -> NodeBuilder {
@@ -68,6 +69,39 @@ fn routes_that_cannot_be_are_refused() {
     assert!(node.check().is_ok());
     let shard = node.listen_at([]).sockets(NoApp).unwrap();
     assert_eq!(shard.machine.routes().map(|r| r.gateway.to_string()).collect::<Vec<_>>(), ["127.0.61.9@tcp"]);
+}
+
+/// Every shard begins with them.
+#[test]
+fn fault_rules_that_cannot_be_are_refused_and_others_are_there_at_start() {
+    let any = NidPattern::Any;
+    let rate = FaultRate::OneIn(1);
+    let rule = FaultRule { source: any, dest: any, rate, portals: 0, messages: 0, fault: Fault::Drop };
+    let node = |rules: Vec<FaultRule>| of("127.0.61.4@tcp").unprivileged(20_988).faults(rules);
+    refused(&node(vec![FaultRule { rate: FaultRate::Every(0), ..rule }]), &["either drop rate or interval"]);
+    refused(&node(vec![rule; 65]), &["64 rules"]);
+    let shard = node(vec![rule; 2]).listen_at([]).sockets(NoApp).unwrap();
+    assert_eq!(shard.machine.fault_rules().map(|v| v.rule.messages).collect::<Vec<_>>(), [15; 2]);
+}
+
+/// Homes move within a CPT alone, so the homes of the beginning tell it.
+#[test]
+fn the_cpt_of_a_nid_is_that_of_its_homes() {
+    let front = Arc::new(Inspection::new(4, Clock::monotonic()));
+    let nids: Vec<Nid> = (1..255).map(|n| Nid::tcp([10, 0, 0, n].into(), 0)).collect();
+    assert!(nids.iter().all(|nid| front.cpt_of(*nid) == 0), "nothing is known of CPTs");
+    let lcores = Lcores { cpts: vec![0, 3, 3, 0], ..Lcores::new(4, 1, 1) };
+    drop(of("10.5.0.1@tcp").lcores(lcores).inspection(front.clone()).plan().unwrap());
+    let mut of_cpt = [0; 4];
+    for nid in nids {
+        let ip = nid.ip().unwrap();
+        let cpt = front.cpt_of(nid);
+        let home = Homes::new(4).of(ip);
+        assert_eq!(cpt == 3, home == ShardId(1) || home == ShardId(2), "{nid}");
+        assert_eq!(front.cpt_of(Nid::tcp(ip, 7)), cpt, "whatever the network");
+        of_cpt[cpt as usize] += 1;
+    }
+    assert!(of_cpt[0] > 60 && of_cpt[3] > 60, "{of_cpt:?}");
 }
 
 #[test]

@@ -15,10 +15,10 @@ use transport::wire::{Nid, ProcessId};
 const AT: Spot = Spot(7, 3);
 const A: [&str; 2] = ["10.0.0.11@tcp", "10.0.0.21@tcp"];
 const B: [&str; 2] = ["10.0.0.12@tcp", "10.0.0.22@tcp"];
-const A_NETS: [&str; 2] = ["10.0.0.11@tcp", "10.1.0.11@tcp1"];
-const B_NETS: [&str; 2] = ["10.0.0.12@tcp", "10.1.0.12@tcp1"];
+pub(super) const A_NETS: [&str; 2] = ["10.0.0.11@tcp", "10.1.0.11@tcp1"];
+pub(super) const B_NETS: [&str; 2] = ["10.0.0.12@tcp", "10.1.0.12@tcp1"];
 
-fn nid(s: &str) -> Nid {
+pub(super) fn nid(s: &str) -> Nid {
     s.parse().unwrap()
 }
 
@@ -32,7 +32,7 @@ fn config(nids: &[&str], epoch: u64) -> Config {
 }
 
 /// Nodes of so many shards each; places of the second one's follow those of the first.
-fn nodes(a: &[&str], b: &[&str], shards: u16) -> Net {
+pub(super) fn nodes(a: &[&str], b: &[&str], shards: u16) -> Net {
     let mut net = Net::new();
     for (epoch, nids) in [(100, a), (200, b)] {
         for me in 0..shards {
@@ -46,7 +46,7 @@ fn nodes(a: &[&str], b: &[&str], shards: u16) -> Net {
     net
 }
 
-fn put(tag: u64, to: &str, len: usize) -> Op {
+pub(super) fn put(tag: u64, to: &str, len: usize) -> Op {
     AT.put(tag, id(to), Payload::copy_of(&bytes(len, tag)).unwrap(), true)
 }
 
@@ -58,7 +58,7 @@ fn from(mut op: Op, own: &str) -> Op {
 }
 
 /// Pairs of NIDs by which PUTs have come since the last look, with their tags, on all shards of a node.
-fn came(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Nid, Nid)> {
+pub(super) fn came(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Nid, Nid)> {
     let mut all: Vec<_> = node
         .flat_map(|n| net.take_events(n))
         .filter_map(|e| match e {
@@ -71,7 +71,7 @@ fn came(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Nid, Nid)> {
 }
 
 /// Ends of a node's operations since the last look.
-fn ended(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Result<(), LnetError>)> {
+pub(super) fn ended(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Result<(), LnetError>)> {
     let mut all: Vec<_> = node
         .flat_map(|n| net.take_events(n))
         .filter_map(|e| match e {
@@ -86,7 +86,7 @@ fn ended(net: &mut Net, node: std::ops::Range<usize>) -> Vec<(u64, Result<(), Ln
     all
 }
 
-fn view(net: &Net, node: usize, of: &str) -> PeerNiView {
+pub(super) fn view(net: &Net, node: usize, of: &str) -> PeerNiView {
     let mut found = None;
     net.nodes[node].machine.peer_nis(0, usize::MAX / 2, &mut |v| {
         if v.nid == nid(of) {
@@ -109,14 +109,14 @@ fn received(net: &Net, node: std::ops::Range<usize>, at: usize) -> u64 {
     all
 }
 
-fn own_health(net: &Net, node: usize, at: usize) -> (u16, bool) {
+pub(super) fn own_health(net: &Net, node: usize, at: usize) -> (u16, bool) {
     let mut all = Vec::new();
     net.nodes[node].machine.nis(&mut |n| all.push((n.health.value, n.health.fatal)));
     all[at]
 }
 
 /// Both know each other.
-fn acquaint(net: &mut Net, to: &str, shards: usize) {
+pub(super) fn acquaint(net: &mut Net, to: &str, shards: usize) {
     net.op(0, put(999, to, 8));
     net.run(5 * SEC);
     assert_eq!(ended(net, 0..shards), [(999, Ok(()))]);

@@ -222,6 +222,47 @@ fn what_waits_goes_by_another_rail_or_ends_with_the_reason() {
     assert!(put && ping, "{events:?}");
 }
 
+/// A peer of one NID has another pair, too, where another NI leads to it.
+#[test]
+fn what_waits_for_a_peer_of_one_nid_goes_by_another_ni_of_its_network() {
+    let a = ["10.0.0.1@tcp", "10.0.0.3@tcp"];
+    for (shards, known) in [(1u16, false), (1, true), (2, true)] {
+        let n = usize::from(shards);
+        let mut net = nodes(&a, &["10.0.0.2@tcp"], shards);
+        if known {
+            net.op(0, put(1, "10.0.0.2@tcp", 64));
+            net.run(5 * SEC);
+            ended(&mut net, 0..n);
+        }
+        // More than there are credits for.
+        for tag in 10..60 {
+            net.op(0, put(tag, "10.0.0.2@tcp", 200_000));
+        }
+        net.op(0, Op::Ping { tag: 90, target: ProcessId::lustre(nid("10.0.0.2@tcp")) });
+        net.run(net.latency / 2);
+        // That which it goes by.
+        let mut by = Vec::new();
+        net.nodes[..n].iter().for_each(|x| x.machine.nis(&mut |f| by.push((f.credits_used, f.nid))));
+        let by = by.iter().max().unwrap().1;
+        net.del_ni(0..n, by).unwrap();
+        net.run(200 * SEC);
+        let ends = ended(&mut net, 0..n);
+        assert_eq!(ends.iter().map(|e| e.0).collect::<Vec<_>>(), (10..60).collect::<Vec<_>>());
+        let lost = ends.iter().filter(|e| e.1.is_err()).count();
+        assert!(lost <= 8, "no more than had credits by that NI: {lost} of {ends:?}");
+        assert!(net.nodes[..n].iter().any(|x| x.machine.counters().resend_count > 0));
+        (0..n).for_each(|x| net.let_nis_go(x));
+        let left: usize = net.nodes[..n].iter().map(|x| x.machine.gauges()).map(|g| g.ops + g.queued).sum();
+        assert_eq!(left, 0);
+        // By the last one nothing is left.
+        net.op(0, put(100, "10.0.0.2@tcp", 900_000));
+        let last = a.iter().find(|x| nid(x) != by).unwrap();
+        net.del_ni(0..n, nid(last)).unwrap();
+        net.run(SEC);
+        assert_eq!(ended(&mut net, 0..n), [(100, Err(LnetError::NoNi))]);
+    }
+}
+
 /// Two NIs on one address: one goes, and connections of the other one do not notice.
 #[test]
 fn an_address_that_two_have_stays_with_the_other() {
@@ -419,4 +460,29 @@ fn an_operation_on_its_way_to_its_home_finds_another_ni_or_is_refused() {
         }
     }
     assert_eq!(ends, 2);
+}
+
+/// An entry for `0@lo` is for this node by whichever NIDs it has, also by none.
+#[test]
+fn an_entry_for_lo_outlives_the_primary_ni() {
+    let (first, second) = ("10.0.0.1@tcp", "10.1.0.1@tcp1");
+    let mut net = nodes(&[first, second], &["10.0.0.2@tcp"], 1);
+    let md = MdSpec { threshold: None, ..MdSpec::new(MdMem::Sink(Sink::Lend(1 << 10))) };
+    let who = ProcessId::lustre(Nid::LO);
+    net.op(0, Op::Attach { tag: 9, portal: 7, who, match_bits: 3, ignore_bits: 0, md });
+    let arrives = |net: &mut Net, from: usize, tag, to: &str| {
+        net.op(from, put(tag, to, 8));
+        net.run(SEC);
+        net.take_events(0).iter().any(|e| matches!(e, Event::Put(p) if p.hdr_data == tag))
+    };
+    assert!([first, second, "0@lo"].iter().zip(1..).all(|(to, tag)| arrives(&mut net, 0, tag, to)));
+    assert!(!arrives(&mut net, 1, 9, first), "another node's");
+    net.del_ni(0..1, nid(first)).unwrap();
+    assert!([second, "0@lo"].iter().zip(11..).all(|(to, tag)| arrives(&mut net, 0, tag, to)));
+    net.add_ni(0..1, nid("10.0.0.3@tcp")).unwrap();
+    assert!(arrives(&mut net, 0, 21, "10.0.0.3@tcp") && !arrives(&mut net, 1, 22, "10.0.0.3@tcp"));
+    for gone in [second, "10.0.0.3@tcp"] {
+        net.del_ni(0..1, nid(gone)).unwrap();
+    }
+    assert!(arrives(&mut net, 0, 31, "0@lo"));
 }

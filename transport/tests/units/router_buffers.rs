@@ -65,12 +65,20 @@ fn a_peer_holds_no_more_than_its_share_and_others_are_served() {
     w.run(SEC);
     let v = w.view(0).buffers[2];
     assert_eq!((v.credits, v.least_credits), (60, 60), "three, and one that waits");
+    let of = |w: &World| {
+        let mut all = Vec::new();
+        w.net.nodes[0].machine.peer_figures(0, 1000, &mut |f| {
+            all.extend((f.id.nid == a(2)).then_some((f.buffers, f.buffers_most)));
+        });
+        all
+    };
+    assert_eq!(of(&w), [(4, 4)], "the same, as the peer's");
     w.say(a(5), b(3), put(50), bytes(1 << 20, 50));
     w.run(SEC);
     assert_eq!(w.heard().len(), 1, "another peer's goes");
     w.run(300 * SEC);
     w.at_rest();
-    assert_eq!(w.count().forwarded_msgs, 1);
+    assert_eq!((w.count().forwarded_msgs, of(&w)), (1, vec![(0, 4)]));
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn a_gateway_dies_and_returns() {
         w.op(0, 0, ping_op(1, SERVER));
         while w.net.now < died + 160 * SEC {
             w.run(SEC);
-            if lost.is_none() && w.states(0) == "down multi" {
+            if lost.is_none() && w.states(0) == "down" {
                 lost = Some((w.net.now - died) / SEC);
             }
         }

@@ -184,3 +184,21 @@ fn who_does_not_close_as_a_node_goes_down_is_reset_in_time() {
     );
     assert!(matches!(c.events.last(), Some(Event::ShutDown { tag: 7 })), "{:?}", c.events);
 }
+
+/// A dial to which no TCP answers is waited for as long as somebody there might have answered, and no longer: nobody is owed anything.
+#[test]
+fn a_dial_that_nobody_answers_holds_no_node_up() {
+    for (age, longest) in [(10 * MS, 50 * MS), (200 * MS, 0)] {
+        let mut c = Crowd::new(config());
+        let target = ProcessId::lustre("10.7.0.1@tcp".parse().unwrap());
+        c.input(SEC, Input::Cmd(AppId::FIRST, Op::Ping { tag: 1, target }));
+        c.run(SEC + age);
+        c.input(SEC + age, Input::Cmd(AppId::FIRST, Op::Shutdown { tag: 7 }));
+        let down = |c: &Crowd| matches!(c.events.last(), Some(Event::ShutDown { tag: 7 }));
+        assert_eq!(down(&c), longest == 0, "{:?}", c.events);
+        c.run(SEC + age + longest);
+        assert!(down(&c), "{:?}", c.events);
+        let failed = |e: &Event| matches!(e, Event::Ping { tag: 1, info: Err(LnetError::ShuttingDown), .. });
+        assert!(c.events.iter().any(failed), "{:?}", c.events);
+    }
+}

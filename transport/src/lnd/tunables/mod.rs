@@ -15,8 +15,8 @@ use std::ops::RangeInclusive;
 
 pub use self::modprobe::{Done, FileError, LineError, Notice, from_modprobe};
 pub use self::table::{ALL, line, table};
-use super::config::{Config, SEC, TcpKind};
-use crate::wire::Version;
+use super::config::{Config, NiConfig, SEC, TcpKind};
+use crate::wire::{Nid, Version};
 
 /// Modules that tunables belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,13 +334,17 @@ pub fn check(cfg: &Config) -> Result<(), TuneError> {
 /// Does with `cfg` what the kernel does before it starts, and says what it changed or what is not as it seems.
 pub fn settle(cfg: &mut Config) -> Vec<String> {
     let mut said = Vec::new();
-    if cfg.peer_credits > cfg.ni_credits {
+    let of = |n: &NiConfig| n.credits.unwrap_or(cfg.ni_credits);
+    let most = cfg.nis.iter().map(of).max().unwrap_or(cfg.ni_credits);
+    if cfg.peer_credits > most {
         said.push(format!(
-            "peer_credits={} is more than credits={}: taken for that many",
-            cfg.peer_credits, cfg.ni_credits
+            "peer_credits={} is more than credits={most}: taken for that many",
+            cfg.peer_credits
         ));
-        cfg.peer_credits = cfg.ni_credits;
     }
+    let capped = cfg.peer_credits.min(most);
+    said.extend(cfg.nis.iter().filter_map(|n| fewer_credits(capped, of(n), n.nid)));
+    cfg.peer_credits = capped;
     if !cfg.typed_conns && cfg.nids().any(|n| cfg.first_version(n).is_typed()) {
         said.push(
             "typed_conns=0: untyped connections carry nothing in versions 3 and 4; give protocol=2, too, and an IPv4 NID"
@@ -360,6 +364,15 @@ pub fn settle(cfg: &mut Config) -> Vec<String> {
         );
     }
     said
+}
+
+/// Text about an NI whose own credits are fewer than `peer_credits`: a peer has no more of them there.
+pub fn fewer_credits(peer_credits: u32, credits: u32, nid: Nid) -> Option<String> {
+    (credits < peer_credits).then(|| {
+        format!(
+            "peer_credits={peer_credits} is more than credits={credits} of {nid}: taken for that many there"
+        )
+    })
 }
 
 /// A change to a node that runs, checked.

@@ -39,7 +39,7 @@ use crate::lnd::{AppId, Config, Counters, Cx, Held, NIS_MAX, NiId, PeerError, Ro
 use crate::lnet::by_hand::{ByHandView, PeerAsk};
 use crate::lnet::faults::{FaultAsk, FaultError, FaultView};
 use crate::lnet::routes::{RouteAsk, RouteView};
-use crate::lnet::{Delivery, Event, Lnet, Op, RoutingAsk, RoutingView, ShardMsg};
+use crate::lnet::{Delivery, Event, HealthAsk, Lnet, Op, RoutingAsk, RoutingView, ShardMsg};
 use crate::socklnd::{self, Socklnd};
 use crate::stream::{Action, BUCKETS, Bucket, ConnId, DialId, Happened, Protocol, ShardId};
 use crate::wire::Nid;
@@ -371,9 +371,23 @@ impl Machine {
         self.lnet.by_hand()
     }
 
+    /// Sets values of health of the node's at `now`, in ns, whose first shard this is; gives how many it concerned.
+    pub fn set_health(&mut self, now: u64, ask: &HealthAsk) -> usize {
+        self.cx.now = self.cx.now.max(now);
+        let done = self.lnet.health_ask(&self.cx, ask);
+        self.settle();
+        done
+    }
+
     /// The primary NID of the peer that `nid` is one of, as far as discovery has told; else `nid` itself.
     pub fn primary(&self, nid: Nid) -> Nid {
         self.lnet.aliases.primary(nid)
+    }
+
+    /// All NIDs of the peer that `nid` is one of, the primary one first, as far as discovery has told; none of one with one NID.
+    #[cfg(feature = "testing")]
+    pub fn nids_of(&self, nid: Nid) -> Vec<Nid> {
+        self.lnet.aliases.nids(nid).unwrap_or_default().to_vec()
     }
 
     /// NIDs of Multi-Rail peers that are kept.

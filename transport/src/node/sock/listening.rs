@@ -95,8 +95,10 @@ impl SockStreams {
 
     /// Listens at the addresses of an NI that the node gets.
     pub(super) fn open_addresses(&mut self, ip: IpAddr, all: &[SocketAddr]) -> Result<(), NiError> {
-        let (here, not) = (SocketAddr::new(ip, 0), |at, e: &io::Error| NiError::Listen { at, why: why(e) });
-        bind(here).map_err(|e| not(here, &e))?;
+        let not = |at, e: &io::Error| NiError::Listen { at, why: why(e) };
+        let here = SocketAddr::new(ip, 0);
+        // A node that does not listen dials from the address.
+        bind(here).map_err(|e| not(*all.first().unwrap_or(&here), &e))?;
         let there = |at: &SocketAddr| {
             let whole = |l: &Listener| l.at.ip().is_unspecified() && l.at.is_ipv4() == at.is_ipv4();
             let all = self.listeners.all.iter().flatten();

@@ -97,6 +97,8 @@ pub(super) struct Core {
     stamp: i64,
     /// Time of the last verb.
     used: u64,
+    /// The session of the last step.
+    sid: Sid,
     next_ping: u64,
     /// A session that ends because nobody uses it: nobody waits for the status.
     silent: bool,
@@ -123,6 +125,7 @@ impl Core {
             epoch_ms,
             stamp: 0,
             used: 0,
+            sid: Sid::INVALID,
             next_ping: 0,
             silent: false,
         }
@@ -179,7 +182,7 @@ impl Core {
                 State::Waiting { doing, .. } => self.go_on(doing, Vec::new()),
                 State::Asking { doing, .. } if doing.only_looks() => {
                     let status = doing.cut();
-                    self.forget();
+                    self.forget(|s| matches!(s, Slot::Row(_)));
                     self.apply(Step::End(status));
                 }
                 other => self.state = other,
@@ -187,10 +190,9 @@ impl Core {
         }
     }
 
-    /// Lets go of the questions of the transaction.
-    fn forget(&mut self) {
-        let rows = self.slots.iter().filter(|(_, s)| matches!(s, Slot::Row(_)));
-        let tags: Vec<u64> = rows.map(|(t, _)| *t).collect();
+    /// Lets go of questions: nobody waits for their answers any more.
+    fn forget(&mut self, which: impl Fn(&Slot) -> bool) {
+        let tags: Vec<u64> = self.slots.iter().filter(|(_, s)| which(s)).map(|(t, _)| *t).collect();
         for t in tags {
             self.slots.remove(&t);
             self.dropped.push(t);
@@ -320,6 +322,11 @@ impl Core {
     fn apply(&mut self, step: Step) {
         let verb = self.verb;
         self.said.extend(self.desk.reports.drain(..).map(|r| (verb, Said::Report(r))));
+        let sid = self.desk.sid();
+        if std::mem::replace(&mut self.sid, sid) != sid {
+            // Signs of life were asked for in the name of the session that has ended.
+            self.forget(|s| matches!(s, Slot::Pinger(_)));
+        }
         match step {
             Step::Ask(doing, asked, patience) => {
                 let nids = asked.iter().map(|q| q.nid).collect();

@@ -211,7 +211,7 @@ impl Desk {
                         && sid != self.sid()
                     {
                         text += &format!(
-                            ": it is in session {} of {}; new_session --force takes it over",
+                            ": it is in session {} of {}; --force, of new_session or of selftest quick, takes it over",
                             name.text(),
                             sid.nid()
                         );

@@ -75,6 +75,8 @@ pub(super) struct Inviting {
     taken: bool,
     /// Members that took another console's place are asked to leave again.
     undoing: bool,
+    /// Members are asked again that are in an earlier session of this node's; the answers of the others.
+    reclaiming: Option<Vec<Row>>,
     status: u8,
 }
 
@@ -99,6 +101,7 @@ impl Inviting {
             refresh: false,
             taken: false,
             undoing: false,
+            reclaiming: None,
             status: 0,
         }
     }
@@ -109,12 +112,15 @@ impl Inviting {
         it.invite(desk, group, nodes)
     }
 
+    fn invitation(desk: &Desk, force: bool) -> Body {
+        let name = Name::new(desk.session.as_ref().map_or("", |s| &s.name));
+        Body::MakeSession { rpyid: 0, sid: desk.sid(), force: u32::from(force), name }
+    }
+
     /// Invites those of `nids` that are not in the session.
     fn invite(mut self: Box<Self>, desk: &mut Desk, list: String, nids: Vec<Nid>) -> Step {
         nids.iter().for_each(|n| desk.book.know(*n));
-        let (sid, force) = (desk.sid(), desk.session.as_ref().is_some_and(|s| s.force));
-        let name = Name::new(desk.session.as_ref().map_or("", |s| &s.name));
-        let body = Body::MakeSession { rpyid: 0, sid, force: u32::from(force), name };
+        let body = Inviting::invitation(desk, desk.session.as_ref().is_some_and(|s| s.force));
         let strangers = nids.iter().filter(|n| desk.book.state(**n) != NodeState::Active);
         let asked: Vec<Question> = strangers.map(|n| Question::new(*n, body)).collect();
         self.asked = Some((list, nids));
@@ -141,6 +147,15 @@ impl Inviting {
         }
         desk.book.sweep();
         Step::End(self.status)
+    }
+
+    /// Whether a node refuses since it is in an earlier session of this node's, whose end it has not heard of: it would stay there until
+    /// it misses a sign of its console. That console is this one, and has no other session.
+    fn is_left_over(desk: &Desk, r: &Row) -> bool {
+        let ours = desk.sid();
+        let refusal = r.got.as_ref().ok().map(|m| &m.body);
+        matches!(refusal, Some(Body::MakeSessionReply { status: status::EBUSY, sid, .. })
+            if sid.nid4 == ours.nid4 && sid.stamp < ours.stamp)
     }
 
     /// Features that the first members have, and ours would not be taken by: those of them that we know.
@@ -171,6 +186,17 @@ impl Doing for Inviting {
             return self.next(desk);
         }
         let Some((list, nids)) = self.asked.take() else { return self.next(desk) };
+        let mut rows = rows;
+        if let Some(others) = self.reclaiming.take() {
+            rows.extend(others);
+        } else if rows.iter().any(|r| Inviting::is_left_over(desk, r)) {
+            let (left, others): (Vec<Row>, Vec<Row>) =
+                rows.into_iter().partition(|r| Inviting::is_left_over(desk, r));
+            let body = Inviting::invitation(desk, true);
+            let asked = left.iter().map(|r| Question::new(r.nid, body)).collect();
+            (self.asked, self.reclaiming) = (Some((list, nids)), Some(others));
+            return Step::Ask(self, asked, TRANSACTION);
+        }
         if Inviting::agree(desk, &rows) {
             return self.invite(desk, list, nids);
         }

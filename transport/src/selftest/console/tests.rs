@@ -455,6 +455,18 @@ fn a_member_of_another_session_undoes_its_list_and_no_other() {
     );
 }
 
+/// A session that was never ended, as its node was killed or its members were not heard, is in nobody's way.
+#[test]
+fn a_member_of_an_earlier_session_of_this_node_is_taken_over() {
+    let mut lab = Lab::new(&[11, 12, 13]);
+    let left = |stamp| Some((Sid { nid4: nid(11).to_nid4().unwrap(), stamp }, Name::new("quick"), 1));
+    lab.members.get_mut(&nid(12)).unwrap().session = left(1);
+    lab.members.get_mut(&nid(13)).unwrap().session = left(i64::MAX);
+    lab.ask("new_session s");
+    let statuses = [11, 12, 13].map(|n| lab.ask(&format!("add_group g{n} {}", nid(n))).status);
+    assert_eq!((statuses, lab.asked.iter().filter(|q| q.contains("force: 1")).count()), ([0, 0, 253], 1));
+}
+
 /// Members without BULK_LEN: the first one says which features a session has.
 #[test]
 fn members_that_know_no_features_have_tests_of_version_0() {
@@ -505,6 +517,21 @@ fn silent_members_are_asked_for_a_sign_and_an_unused_session_ends() {
     assert!(!lab.core.has_session() && lab.members.values().all(|m| m.session.is_none()));
     assert_eq!(lab.core.said(), None, "nobody waits for it");
     assert!(lab.ask("list_group").err.contains("No session exists"));
+}
+
+/// A sign of life that a member owes when its session ends is nothing to anybody: it is given up with its entries.
+#[test]
+fn a_session_that_ends_waits_for_no_sign_of_life() {
+    let mut lab = Lab::new(&[11, 12]);
+    lab.ask("new_session --timeout 300 s");
+    lab.ask("add_group g 192.168.80.[11-12]@tcp");
+    lab.now += 64 * SEC;
+    lab.core.turn(lab.now);
+    let owed: Vec<u64> = std::mem::take(&mut lab.core.wants).iter().map(|w| w.tag).collect();
+    assert_eq!(owed.len(), 2);
+    assert!(lab.core.dropped.is_empty());
+    assert_eq!(lab.ask("end_session").status, 0);
+    assert_eq!(lab.core.dropped, owed);
 }
 
 /// RPCs that nobody answers may keep a test active: a stop gives up waiting for it, says for whom it has waited and what ends it, and that

@@ -79,10 +79,16 @@ impl Net {
 
     /// The TCP of the raw side acknowledges all that it was sent so far.
     pub fn raw_ack(&mut self, link: usize) {
+        self.raw_ack_some(link, u64::MAX);
+    }
+
+    /// The same of `bytes` more at most.
+    pub fn raw_ack_some(&mut self, link: usize, bytes: u64) {
         let end = self.machine_end(link);
-        let pushed = self.links[link][end].pushed;
-        self.links[link][end].acked = pushed;
-        self.at(self.latency, Ev::Ack(link, end, pushed));
+        let e = &mut self.links[link][end];
+        e.acked = e.pushed.min(e.acked.saturating_add(bytes));
+        let acked = e.acked;
+        self.at(self.latency, Ev::Ack(link, end, acked));
     }
 
     /// Ends the raw side of a connection with FIN.

@@ -1,0 +1,181 @@
+//! Messages that wait for credits of their peer (`credits.rs`): those of this node, and those of other nodes that it passes on, each in
+//! the order in which they came.
+//!
+//! Messages that a router passes on wait for a next hop that is slow, and hold its credits. Its own do not wait behind them: users of
+//! a router take their routes down where it does not answer their checks (docs/protocol/upper.md §1.5). Where messages of both lines
+//! have a credit they leave in turn, so neither keeps the other waiting for ever.
+
+use std::collections::VecDeque;
+
+use super::Msg;
+use crate::lnd::budget::FLOOR;
+use crate::lnd::trim;
+use crate::wire::Nid;
+
+/// A line of messages that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// Of this node: answers, operations, what it asks and tells peers.
+    Own,
+    /// Of other nodes.
+    PassedOn,
+}
+
+impl Line {
+    /// The line of a message.
+    #[inline]
+    pub(super) fn of(tx: &Msg) -> Line {
+        if tx.forwarded { Line::PassedOn } else { Line::Own }
+    }
+}
+
+/// The lines of a peer.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    own: VecDeque<Msg>,
+    /// Only of a peer for which one has waited that was passed on.
+    passed_on: Option<Box<PassedOn>>,
+}
+
+#[derive(Debug, Default)]
+struct PassedOn {
+    line: VecDeque<Msg>,
+    /// The message that left last was of this node.
+    own_left: bool,
+}
+
+impl Queues {
+    /// Messages in both lines.
+    pub(super) fn len(&self) -> usize {
+        self.own.len() + self.passed_on.as_ref().map_or(0, |p| p.line.len())
+    }
+
+    /// Whether none waits.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.passed_on.as_ref().is_none_or(|p| p.line.is_empty())
+    }
+
+    /// The first message of a line.
+    #[inline]
+    pub(super) fn front(&self, line: Line) -> Option<&Msg> {
+        match line {
+            Line::Own => self.own.front(),
+            Line::PassedOn => self.passed_on.as_ref()?.line.front(),
+        }
+    }
+
+    /// The lines in the order in which they have a turn.
+    pub(super) fn turns(&self) -> [Line; 2] {
+        let own_left = self.passed_on.as_ref().is_some_and(|p| p.own_left);
+        if own_left { [Line::PassedOn, Line::Own] } else { [Line::Own, Line::PassedOn] }
+    }
+
+    /// Puts a message at the end of its line.
+    pub(super) fn push(&mut self, tx: Msg) {
+        match Line::of(&tx) {
+            Line::Own => self.own.push_back(tx),
+            Line::PassedOn => self.passed_on.get_or_insert_default().line.push_back(tx),
+        }
+    }
+
+    /// Takes the first message of a line.
+    pub(super) fn pop(&mut self, line: Line) -> Option<Msg> {
+        let q = match line {
+            Line::Own => &mut self.own,
+            Line::PassedOn => &mut self.passed_on.as_mut()?.line,
+        };
+        let tx = q.pop_front()?;
+        trim(q);
+        if let Some(p) = &mut self.passed_on {
+            p.own_left = line == Line::Own;
+        }
+        Some(tx)
+    }
+
+    /// Takes any message.
+    pub(super) fn pop_any(&mut self) -> Option<Msg> {
+        self.pop(Line::Own).or_else(|| self.pop(Line::PassedOn))
+    }
+
+    /// Takes messages of other nodes for this NID.
+    pub(super) fn take_for(&mut self, nid: Nid) -> VecDeque<Msg> {
+        let Some(p) = &mut self.passed_on else { return VecDeque::new() };
+        let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
+        let (taken, left) = std::mem::take(&mut p.line).into_iter().partition(is_for);
+        p.line = left;
+        taken
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Msg> {
+        self.own.iter().chain(self.passed_on.iter().flat_map(|p| &p.line))
+    }
+
+    /// All of them, to be renamed as their peer moves.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Msg> {
+        self.own.iter_mut().chain(self.passed_on.iter_mut().flat_map(|p| &mut p.line))
+    }
+
+    /// Takes all messages but answers.
+    pub(super) fn leave_answers(&mut self) -> VecDeque<Msg> {
+        let (answers, mut left): (VecDeque<Msg>, VecDeque<Msg>) =
+            std::mem::take(&mut self.own).into_iter().partition(|tx| tx.answer);
+        self.own = answers;
+        if let Some(p) = &mut self.passed_on {
+            left.append(&mut p.line);
+        }
+        left
+    }
+
+    /// Lines of more places than an entry for a peer is charged for: they keep [`FLOOR`] places each.
+    pub(super) fn long(&self) -> u8 {
+        let is_long = |q: &VecDeque<Msg>| u8::from(q.capacity() > FLOOR / 4);
+        is_long(&self.own) + self.passed_on.as_ref().map_or(0, |p| is_long(&p.line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lnd::Payload;
+    use crate::lnet::TxDone;
+    use crate::wire::{LnetBody, LnetHdr, WireHandle};
+
+    fn msg(n: u32, forwarded: bool, answer: bool) -> Msg {
+        let body = LnetBody::Reply { handle: WireHandle::NONE };
+        let (dest_nid, src_nid) = (Nid::LO, Nid::LO);
+        let hdr = LnetHdr { dest_nid, src_nid, dest_pid: n, src_pid: 0, payload_len: 0, body };
+        Msg { forwarded, answer, ..Msg::lnet(hdr, Payload::empty(), TxDone::Nothing) }
+    }
+
+    fn pids(all: impl IntoIterator<Item = Msg>) -> Vec<u32> {
+        all.into_iter().filter_map(|tx| tx.hdr.map(|h| h.dest_pid)).collect()
+    }
+
+    #[test]
+    fn lines_keep_their_order_and_have_turns() {
+        let mut q = Queues::default();
+        for n in 0..6 {
+            q.push(msg(n, n < 4, false));
+        }
+        assert_eq!((q.len(), q.turns()[0]), (6, Line::Own));
+        let mut left = Vec::new();
+        while !q.is_empty() {
+            let line = q.turns().into_iter().find(|l| q.front(*l).is_some()).unwrap();
+            left.extend(q.pop(line));
+        }
+        assert_eq!(pids(left), [4, 0, 5, 1, 2, 3]);
+        assert!(q.pop_any().is_none());
+    }
+
+    #[test]
+    fn answers_stay_where_others_leave() {
+        let mut q = Queues::default();
+        for n in 0..6 {
+            q.push(msg(n, n % 3 == 0, n % 3 == 1));
+        }
+        assert_eq!(pids(q.leave_answers()), [2, 5, 0, 3]);
+        assert_eq!(pids(std::iter::from_fn(|| q.pop_any())), [1, 4]);
+    }
+}
