@@ -209,9 +209,9 @@ const LEFT_OUT: &[LeftOut] =
 /// Differences between our node and the kernel in whose place it is, and why.
 const REASONS: &[Reason] = &[
     r(
-        "missing: ping REPLY",
+        "besides: ping REPLY",
         &["crashes-and-stall"],
-        "the hand's ping passes a PUT that stalls on another connection, and here it is behind that (replay_crashes.rs has it)",
+        "the hand's ping is behind a PUT for no service, which stalls the kernel's connection (replay_crashes.rs has it); we drop that",
     ),
     r("besides: BRW_REPLY", &["crashes-and-stall"], "the kernel died of this request; we refuse it"),
     r("besides: TEST_REPLY", &["lst-node-panic-off8"], "the kernels died of this test"),
