@@ -257,9 +257,8 @@ impl RxWindow {
         let part = if next { READY_PART } else { 1 };
         let fits = (left >= weight && m.covers(weight))
             || held + weight <= m.open_to(&self.promise, now).saturating_mul(part);
-        let fits = fits && m.may_hold(&self.promise, weight);
         m.set(&mut self.promise, left.saturating_sub(weight));
-        fits
+        fits && m.may_hold(&self.promise, weight)
     }
 
     /// Whether the next bytes in order may be kept, of `weight`, for a reader that waits, though [`RxWindow::may_hold`]
