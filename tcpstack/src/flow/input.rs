@@ -7,10 +7,10 @@ use super::Flow;
 use crate::config::{Counters, StackConfig};
 use crate::engine::Engine;
 use crate::limit::Budget;
-use crate::memory::Memory;
 use crate::opts::Opts;
 use crate::phase::Phase;
 use crate::stamps::Verdict as Stamped;
+use crate::window::Memory;
 use crate::wire::{self, Seg};
 
 use super::timers::Clock;

@@ -16,7 +16,6 @@ mod pmtu;
 mod pool_short;
 mod pressure;
 mod sack;
-mod shares;
 mod siblings;
 mod stats;
 mod timestamps;

@@ -10,7 +10,6 @@ use dataplane::mem::MemConfig;
 use dataplane::pkt::Port;
 use tcpstack::opts::Ts;
 use tcpstack::seq::Seq;
-use tcpstack::table::Key;
 use tcpstack::wire::{ACK, Fields};
 use tcpstack::{FlowId, Listen, StackConfig};
 
@@ -137,9 +136,7 @@ fn the_round_trip_of_a_connection_that_only_receives_is_its_own_timestamps() {
 #[test]
 fn under_pressure_windows_close_nothing_is_lost_and_everything_resumes() {
     let mut b = bench(config(1), &mem(9000, 160));
-    // One a host: what SYNs of one host offer together may be more than its share.
-    let key = |n: u8| Key::new(ip(10 + n).into(), 1, ip(1).into(), 988);
-    let mut peers: Vec<_> = (1..=8).map(|n| b.accept_of(key(n), 100)).collect();
+    let mut peers: Vec<_> = (1..=8).map(|i| b.accept(i, 100)).collect();
     let mut offered: Vec<_> = peers.iter().map(|_| Offered::default()).collect();
     let got = |b: &Bench, p: &Peer| b.s.flow_counters(p.flow).unwrap().rx_bytes;
     // Everyone sends what it is offered; at first nobody reads, then each a little at a time.
@@ -203,7 +200,7 @@ fn the_budget_bounds_what_all_connections_hold() {
 /// A peer that sends one byte in each segment, in order or with gaps, and never more than it was offered.
 fn tiny(cfg: StackConfig, peers: u16, gap: u64) {
     let mut b = bench(cfg, &mem(9000, 512));
-    let good = b.accept_of(Key::new(ip(3).into(), 900, ip(1).into(), 988), 100);
+    let good = b.accept(900, 100);
     let mut bad: Vec<_> = (1..=peers).map(|i| b.accept(i, 100)).collect();
     for round in 0..5000u64 {
         for p in &mut bad {
