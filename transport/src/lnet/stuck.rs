@@ -52,7 +52,9 @@ impl Stuck {
             return;
         }
         let s = self.0.entry(nid).or_insert(Strike { since: now, times: 0, until: 0 });
-        (s.since, s.times, s.until) = (now, s.times.saturating_add(1), now + TERM);
+        // Several sources may find it at a time.
+        s.times += u32::from(s.times == 0 || now >= s.since + PATIENCE);
+        (s.since, s.until) = (now, now + TERM);
     }
 
     /// The NID has taken a message.
@@ -91,9 +93,13 @@ impl Lnet {
         }
         guest.full_since = cx.now;
         self.timers.by(cx.now, source, cx.now + PATIENCE);
-        let mut nids: Vec<Nid> = guest.to.iter().map(|t| t.0).collect();
-        nids.dedup();
-        for nid in nids.into_iter().filter(|n| self.buffers.takes_nothing(*n, cx.now)).collect::<Vec<_>>() {
+        let mut nids: Vec<Nid> = Vec::new();
+        for (nid, ..) in &guest.to {
+            if !nids.contains(nid) && self.buffers.takes_nothing(*nid, cx.now) {
+                nids.push(*nid);
+            }
+        }
+        for nid in nids {
             self.sticks(cx, lnds, nid);
             self.post_all(cx, || Body::Stuck(nid));
         }
@@ -132,10 +138,14 @@ mod tests {
         assert!(!stuck.has(nid, 6));
         stuck.strike(nid, 7);
         stuck.takes(nid);
-        assert!(stuck.has(nid, 8), "it was stuck before");
-        stuck.strike(nid, 7 + MEMORY);
+        assert!(!stuck.has(nid, 8), "another source has found the same");
+        stuck.strike(nid, 8 + PATIENCE);
         stuck.takes(nid);
-        assert!(!stuck.has(nid, 8 + MEMORY), "long ago");
+        assert!(stuck.has(nid, 9 + PATIENCE), "it was stuck before");
+        let later = 8 + PATIENCE + MEMORY;
+        stuck.strike(nid, later);
+        stuck.takes(nid);
+        assert!(!stuck.has(nid, later + 1), "long ago");
     }
 
     #[test]
