@@ -291,3 +291,25 @@ fn only_a_node_by_its_file_loses_nis_by_hand_with_it() {
         node.stop().good();
     }
 }
+
+/// What a node exports for lnetctl is imported again by a node whose file has more than lnetctl's files can say.
+#[test]
+fn an_import_leaves_what_its_file_cannot_say() {
+    let (at, a) = (Place::new(), nid(own_ip()));
+    let path = at.file(&(net(&[&a]) + "node: {selftest: false, budget: 48}\n"));
+    let node = at.node(&["--config", path.to_str().unwrap()]);
+    // lnetctl's form has the connections that 0 comes to.
+    let own = || {
+        let out = at.run(&["config", "export", "--node", &node.id().to_string()]).good().out;
+        out.replace("conns_per_peer: 0", "conns_per_peer: 1")
+    };
+    let before = own();
+    assert!(before.contains("selftest: false") && before.contains("budget: 48"), "{before}");
+    for level in [&["export"][..], &["export", "--backup"]] {
+        let out = at.0.path().join("exported.yaml");
+        std::fs::write(&out, at.ctl(&node, level).good().out).unwrap();
+        at.ctl(&node, &["import", out.to_str().unwrap()]).good();
+        assert_eq!(own(), before, "{level:?}");
+    }
+    node.stop().good();
+}

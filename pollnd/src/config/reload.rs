@@ -187,10 +187,13 @@ impl Live {
         let Some(path) = path.or(self.path.as_deref()) else {
             return Outcome::Failed("it was started without --config: name a file".into());
         };
-        let file = match merge::load(path) {
+        let mut file = match merge::load(path) {
             Ok(f) => f,
             Err(e) => return Outcome::Faults(e),
         };
+        if taking == Taking::Adding {
+            self.keep_own_sections(path, &mut file.model);
+        }
         let _alone = self.alone();
         let old = self.current();
         let running = match front.config(0) {
@@ -214,6 +217,17 @@ impl Live {
                 Outcome::Changed(changed, notes)
             }
             Err(o) => o,
+        }
+    }
+
+    /// What lnetctl's files have no section for stays as the node's own file has it, unless `model`, of the file at `path`, says other.
+    fn keep_own_sections(&self, path: &Path, model: &mut Model) {
+        let Some(Ok(own)) = self.path.as_deref().filter(|own| *own != path).map(merge::load) else { return };
+        let ours = |s: &Said| matches!(s.key.part, Part::Node | Part::Dpdk | Part::Telemetry | Part::Log);
+        for s in own.model.said.into_iter().filter(ours) {
+            if model.said(s.key.part, s.key.name).is_none() {
+                model.said.push(s);
+            }
         }
     }
 
