@@ -132,14 +132,16 @@ fn a_long_transfer_survives_a_restart_of_its_peer() {
     if !can("a_long_transfer_survives_a_restart_of_its_peer") {
         return;
     }
-    let near = node(own_ip(), &[]);
+    // What has left, and died with the peer, is waited for as long.
+    let soon = ["--tunable", "lnet_transaction_timeout=6"];
+    let near = node(own_ip(), &soon);
     let (pid, own) = (near.id().to_string(), nid(own_ip()));
-    for (what, by) in [("put", ["--nid", &own]), ("get", ["--node", &pid])] {
+    for (what, by) in [("put", &["--nid", &own, soon[0], soon[1]][..]), ("get", &["--node", &pid])] {
         let b = own_ip();
         let server = nid(b);
         let up = node(b, &[]);
         let more = ["-c", "10000000", "-s", "65536", "-w", "0.1", "--timeout", "100", "--json"];
-        let mut p = start(&[&[what, &server][..], &by, &more].concat());
+        let mut p = start(&[&[what, &server][..], by, &more].concat());
         let flows = |out: &str| {
             let mut rows = out.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
             rows.next_back().is_some_and(|r| r["messages"].as_u64() > Some(0) && r["failed"] == 0)

@@ -6,6 +6,7 @@
 //! so that a reader who stops reading holds up nobody but himself.
 
 pub(crate) mod account;
+mod askers;
 mod baseline;
 pub(crate) mod capture;
 pub(crate) mod claim;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::inspect::{Filter, Inspection};
 
+use super::askers::{Asker, Silent, make_room};
 use super::baseline::Baseline;
 use super::seats::Seats;
 use super::shared::{About, Shared, say};
@@ -35,31 +36,6 @@ pub(crate) struct Server {
     path: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// One who asks.
-pub(super) struct Asker {
-    stream: UnixStream,
-    thread: JoinHandle<()>,
-    /// Since when its next question is waited for; none while one is answered.
-    silent: Silent,
-}
-
-type Silent = Arc<Mutex<Option<Instant>>>;
-
-fn set_silent(silent: &Silent, since: Option<Instant>) {
-    *silent.lock().unwrap_or_else(PoisonError::into_inner) = since;
-}
-
-/// Cuts off whoever has been silent longest; false where all are being answered.
-fn make_room(all: &mut Vec<Asker>) -> bool {
-    let since = |a: &Asker| *a.silent.lock().unwrap_or_else(PoisonError::into_inner);
-    let silent = all.iter().enumerate().filter_map(|(at, a)| Some((since(a)?, at)));
-    let Some((_, at)) = silent.min() else { return false };
-    let asker = all.swap_remove(at);
-    // Its thread ends by itself, and says nothing to anybody.
-    let _ = asker.stream.shutdown(std::net::Shutdown::Both);
-    true
 }
 
 fn askers(s: &Shared) -> MutexGuard<'_, Vec<Asker>> {
@@ -155,7 +131,7 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
             continue;
         }
         let (sh, silent) = (shared.clone(), Silent::default());
-        set_silent(&silent, Some(Instant::now()));
+        silent.since(Some(Instant::now()));
         let of = silent.clone();
         let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
             let fd = s.try_clone();
@@ -175,9 +151,9 @@ fn converse(mut s: UnixStream, shared: &Shared, silent: &Silent) {
     loop {
         while let Some(end) = buf.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = buf.drain(..=end).collect();
-            set_silent(silent, None);
+            silent.since(None);
             let answered = answer(&mut s, &line, shared);
-            set_silent(silent, Some(Instant::now()));
+            silent.since(Some(Instant::now()));
             if answered.is_err() {
                 return;
             }
@@ -313,28 +289,4 @@ fn lcores(s: &mut UnixStream, shared: &Shared) -> io::Result<Outcome> {
         say(s, &v)?;
     }
     Ok(Ok(json!(n)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_is_silent_longest_makes_room_and_nobody_who_is_answered() {
-        let now = Instant::now();
-        let silent_for = [None, Some(2), Some(9), Some(5)];
-        let (mut all, mut others) = (Vec::new(), Vec::new());
-        for secs in silent_for {
-            let (stream, other) = UnixStream::pair().unwrap();
-            let silent = Silent::default();
-            set_silent(&silent, secs.map(|s| now.checked_sub(Duration::from_secs(s)).unwrap()));
-            all.push(Asker { stream, thread: std::thread::spawn(|| ()), silent });
-            others.push(other);
-        }
-        for cut in [2, 3, 1] {
-            assert!(make_room(&mut all));
-            assert_eq!(others[cut].read(&mut [0]).unwrap(), 0, "{cut} hears the end");
-        }
-        assert_eq!((make_room(&mut all), all.len()), (false, 1));
-    }
 }

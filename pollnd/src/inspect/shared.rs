@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
+use super::askers::Asker;
 use super::baseline::Baseline;
 use super::seats::Seats;
-use super::server::Asker;
 use crate::args::NodeArgs;
 use crate::config::reload::Live;
 use crate::networks;

@@ -27,7 +27,6 @@ use super::class::{BufferClass, CLASSES};
 use super::guest::{Guest, Lease, Waiting};
 use super::lines::{Lines, Place, Sake};
 use super::shares::Shares;
-use super::stuck::PATIENCE;
 use crate::lnd::budget::Room;
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, Ticket};
 use crate::stream::slab::Key;
@@ -171,9 +170,9 @@ impl Buffers {
         self.shares.has(nid)
     }
 
-    /// Whether a NID has taken nothing for so long that others are not to wait for it.
-    pub(super) fn takes_nothing(&self, nid: Nid, now: u64) -> bool {
-        now.checked_sub(PATIENCE).is_some_and(|then| self.shares.rests_since(nid, then))
+    /// Whether messages for a NID are here, and none has left since `then`, in ns.
+    pub(super) fn rests_since(&self, nid: Nid, then: u64) -> bool {
+        self.shares.rests_since(nid, then)
     }
 
     fn pool(&self, class: BufferClass) -> Option<&Pool> {

@@ -93,9 +93,10 @@ impl Lnet {
         }
         guest.full_since = cx.now;
         self.timers.by(cx.now, source, cx.now + PATIENCE);
+        let then = cx.now.saturating_sub(PATIENCE);
         let mut nids: Vec<Nid> = Vec::new();
         for (nid, ..) in &guest.to {
-            if !nids.contains(nid) && self.buffers.takes_nothing(*nid, cx.now) {
+            if !nids.contains(nid) && self.buffers.rests_since(*nid, then) {
                 nids.push(*nid);
             }
         }
