@@ -39,7 +39,7 @@ struct Ni {
     _claim: Option<Claim>,
 }
 
-/// How a node that runs takes a file.
+/// Ways in which a node that runs takes a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taking {
     /// It becomes what it would be had it started with the file: `config apply`, SIGHUP.

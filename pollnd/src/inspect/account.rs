@@ -193,7 +193,7 @@ fn caused(causes: &Causes, cause: Cause) -> u64 {
     causes.get(cause as usize).copied().unwrap_or(0)
 }
 
-/// What is known of peers' NIDs. Times are those of the node's clock, in s, as kernels have them since they were booted.
+/// State of peers' NIDs. Times are those of the node's clock, in s, as kernels have them since they were booted.
 fn well(front: &Inspection) -> Result<HashMap<Nid, Seen>, String> {
     let (mut all, now) = (HashMap::new(), front.now());
     let asked = front.peer_nis(|v| {
@@ -362,7 +362,7 @@ struct Seen {
     up: bool,
 }
 
-/// What is known of peers' NIDs, and routes by them.
+/// State of peers' NIDs, and routes by them.
 #[derive(Default)]
 struct About {
     seen: HashMap<Nid, Seen>,

@@ -40,7 +40,7 @@ pub(crate) struct Claim {
     pub(super) down: u32,
 }
 
-/// What came of a node's word.
+/// Effect of a node's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Learnt {
     /// Nothing new.
@@ -51,7 +51,7 @@ pub(crate) enum Learnt {
     Names,
 }
 
-/// Whose word an entry is.
+/// The one who has told of an entry.
 #[derive(Clone, Copy, Debug)]
 enum Teller {
     /// That of its own node.

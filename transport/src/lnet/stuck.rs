@@ -46,15 +46,18 @@ impl Stuck {
         !self.0.is_empty() && self.0.get(&nid).is_some_and(|s| now < s.until)
     }
 
-    fn strike(&mut self, nid: Nid, now: u64) {
+    /// Gives whether that is new: several sources may find the same at a time.
+    fn strike(&mut self, nid: Nid, now: u64) -> bool {
         self.0.retain(|_, s| now < s.since + MEMORY);
         if self.0.len() >= MOST && !self.0.contains_key(&nid) {
-            return;
+            return true;
         }
         let s = self.0.entry(nid).or_insert(Strike { since: now, times: 0, until: 0 });
-        // Several sources may find it at a time.
-        s.times += u32::from(s.times == 0 || now >= s.since + PATIENCE);
-        (s.since, s.until) = (now, now + TERM);
+        let new = s.times == 0 || now >= s.since + PATIENCE;
+        if new {
+            *s = Strike { since: now, times: s.times.saturating_add(1), until: now + TERM };
+        }
+        new
     }
 
     /// The NID has taken a message.
@@ -109,8 +112,10 @@ impl Lnet {
     /// A NID takes nothing, and others wait: what waits for it is dropped.
     #[cold]
     pub(super) fn sticks<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], nid: Nid) {
+        if !self.stuck.strike(nid, cx.now) {
+            return;
+        }
         cx.counters.forward_stuck += 1;
-        self.stuck.strike(nid, cx.now);
         let gateways: Vec<Nid> = self.routes.up_to(nid.net()).collect();
         let of =
             |k: &Key| self.peers.get(*k).is_some_and(|p| p.id.nid == nid || gateways.contains(&p.id.nid));
