@@ -309,8 +309,8 @@ counters! {
         rx_out_of_order,
         /// Segments or bytes beyond the window.
         rx_beyond_window,
-        /// Segments dropped because the connection holds too many buffers, or receive memory was short and they
-        /// were out of order.
+        /// Segments dropped because the connection holds too many buffers, its host has its share of receive memory, or that was
+        /// short and they were out of order.
         rx_overflow,
         /// Segments dropped: ACK of bytes never sent.
         rx_ack_unsent,

@@ -29,7 +29,7 @@
 //! * **One of several.** Where a port has several queues each has a stack of its own; they tell each other what only
 //!   one of them hears ([`siblings`]).
 //! * **Bounded.** Half-open connections, out-of-order data and waiting buffers have limits; the window offered
-//!   follows the memory that the port really has left.
+//!   follows the memory that the port really has left, of which each host has a share.
 //!
 //! A [`Stack`] lives on one lcore. Time is an argument, in ns; there is no clock, lock or thread in here, so the
 //! same code runs in a simulation.
@@ -95,6 +95,7 @@ pub mod isn;
 pub mod limit;
 mod link;
 mod listen;
+mod memory;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod nd;
 pub mod neighbour;

@@ -17,138 +17,25 @@
 //!
 //! *How much memory.* Everything is counted in pool memory, not in bytes: a buffer of 9 KiB with one byte in it is
 //! 9 KiB. Of the memory that is free and not promised to others, one connection is promised half, and never so much
-//! that what it holds already and the promise together exceed it (dynamic thresholds, Choudhury and Hahne 1998). So
-//! one slow reader ends at half of the pool, n of them leave one part in n + 1 to the others, and nothing has to be
-//! divided in advance. A connection that holds nothing is offered two segments even where all is promised, as long as
-//! memory is free. An eighth is kept for what comes next in order. The edge never moves back (RFC 9293 §3.8.6);
-//! a connection that was silent may come back to a promise that is no longer covered: what finds no memory then is
-//! dropped, counted, and comes again.
+//! that what it holds already and the promise together exceed it, nor more than its host's share ([`crate::memory`]).
+//! A connection that holds nothing is offered two segments even where all is promised, as long as memory is free. The
+//! edge never moves back (RFC 9293 §3.8.6); a connection that was silent may come back to a promise that is no longer
+//! covered, and a window that was offered when its host held less: what finds no memory then is dropped, counted, and
+//! comes again.
 
+use crate::addr::Addr;
+use crate::memory::{Memory, Promise};
 use crate::opts::Ts;
 use crate::stamps::before;
 
 /// Window that a connection begins with, in bytes: a round trip of 40 µs at 50 Gb/s.
 pub(crate) const INITIAL: u32 = 256 << 10;
-/// Part of the pool that is promised to nobody and holds nothing out of order: what is next in order, and frees
-/// what waits behind it, must always find a buffer.
-const RESERVE: u64 = 8;
 /// Bytes in order that wait for a reader may occupy so many times the memory that is open to others.
 const READY_PART: u64 = 4;
 /// Segments that a connection without anything unread is offered whatever others were promised, while memory is free.
 const LITTLE: u64 = 2;
-/// Time for which a connection counts as receiving, at least, in ns.
-const EPOCH: u64 = 100_000_000;
 /// Round trip assumed where nothing was measured, in ns.
 const UNKNOWN_RTT: u64 = 1_000_000;
-
-/// The part of a connection's promise that has not come yet, in bytes of pool memory.
-#[derive(Clone, Copy, Debug, Default)]
-struct Promise {
-    bytes: u64,
-    /// Epoch in which it last received.
-    epoch: u64,
-}
-
-/// Receive memory of a stack, and what of it is promised.
-#[derive(Debug)]
-pub(crate) struct Memory {
-    budget: u64,
-    /// Free memory, less the reserve, and less half of it.
-    free: u64,
-    covered: u64,
-    /// Bytes beyond a gap may be kept.
-    gaps: bool,
-    epoch: u64,
-    /// Promised to connections that received in this epoch, and to those that last did in the one before. Who has
-    /// been silent for longer does not count: what it was promised cannot be taken back, and may never be used.
-    now: u64,
-    before: u64,
-}
-
-impl Memory {
-    /// `budget` bounds what is in use, in bytes.
-    pub(crate) fn new(budget: u64, pool: (u64, u64)) -> Memory {
-        let mut m = Memory { budget, free: 0, covered: 0, gaps: false, epoch: 2, now: 0, before: 0 };
-        m.refresh(pool);
-        m
-    }
-
-    /// Takes what the port says: bytes free, bytes in all.
-    #[inline]
-    pub(crate) fn refresh(&mut self, (free, all): (u64, u64)) {
-        let left = self.budget.saturating_sub(all.saturating_sub(free));
-        self.free = free.saturating_sub(all / RESERVE).min(left);
-        self.gaps = free >= all / 4;
-        self.covered = free.saturating_sub(all / RESERVE / 2);
-    }
-
-    /// Pool memory that out-of-order data of one connection may occupy now, where `max` is the configured limit.
-    /// The last quarter is for what fills gaps: were it held out of order, too, no buffer would be left for the
-    /// segment that everything waits for.
-    #[inline]
-    pub(crate) fn out_of_order(&self, max: u64) -> u64 {
-        if self.gaps { max } else { 0 }
-    }
-
-    #[inline]
-    fn turn_epoch(&mut self, now: u64) {
-        let e = now / EPOCH + 2;
-        if e != self.epoch {
-            self.before = if e == self.epoch + 1 { self.now } else { 0 };
-            (self.now, self.epoch) = (0, e);
-        }
-    }
-
-    /// The sum that a promise is part of, if it counts.
-    fn sum(&mut self, p: &Promise) -> Option<&mut u64> {
-        match self.epoch - p.epoch.min(self.epoch) {
-            0 => Some(&mut self.now),
-            1 => Some(&mut self.before),
-            _ => None,
-        }
-    }
-
-    /// A connection received.
-    #[inline]
-    fn received(&mut self, p: &mut Promise, now: u64) {
-        self.turn_epoch(now);
-        if p.epoch != self.epoch {
-            self.forget(p);
-            p.epoch = self.epoch;
-            self.now += p.bytes;
-        }
-    }
-
-    /// A promise is now this large.
-    #[inline]
-    fn set(&mut self, p: &mut Promise, bytes: u64) {
-        let old = std::mem::replace(&mut p.bytes, bytes);
-        if let Some(s) = self.sum(p) {
-            *s = (*s + bytes).saturating_sub(old);
-        }
-    }
-
-    /// A connection ends.
-    fn forget(&mut self, p: &Promise) {
-        let bytes = p.bytes;
-        if let Some(s) = self.sum(p) {
-            *s = s.saturating_sub(bytes);
-        }
-    }
-
-    /// Free memory that is not promised to others.
-    #[inline]
-    fn open_to(&mut self, p: &Promise, now: u64) -> u64 {
-        self.turn_epoch(now);
-        let own = if self.sum(p).is_some() { p.bytes } else { 0 };
-        self.free.saturating_sub((self.now + self.before).saturating_sub(own))
-    }
-
-    /// Time at which there may be more without any packet (ns).
-    pub(crate) fn next(&self) -> u64 {
-        (self.epoch - 1) * EPOCH
-    }
-}
 
 /// The window that one connection offers: its size, and how far it is offered.
 #[derive(Clone, Copy, Debug)]
@@ -334,11 +221,12 @@ impl RxWindow {
         }
         let (bytes, cost) = (u64::from(self.density.0.max(1)), u64::from(self.density.1.max(1)));
         let open = m.open_to(&self.promise, now);
-        let pool = (open / 2).min(open.saturating_sub(held));
+        let share = m.left_to(&self.promise, now);
+        let pool = (open / 2).min(open.saturating_sub(held)).min(share);
         let mut limit = nxt + pool.saturating_mul(bytes) / cost;
         // A connection that holds nothing may always be sent a little: promises to others must not silence it.
         let little = LITTLE * u64::from(mss);
-        if held == 0 && m.free >= little.saturating_mul(cost) / bytes {
+        if held == 0 && m.has_little(&self.promise, little.saturating_mul(cost) / bytes) {
             limit = limit.max(nxt + little);
         }
         let was = std::mem::replace(&mut self.starved, limit < want);
@@ -347,30 +235,53 @@ impl RxWindow {
         if moved {
             self.edge = target;
             let left = self.left(nxt);
-            m.set(&mut self.promise, left.saturating_mul(cost) / bytes);
+            m.set(&mut self.promise, (left.saturating_mul(cost) / bytes).min(share));
         }
         (moved, self.starved && !was)
     }
 
     /// Whether a segment whose buffers occupy `weight` bytes may be kept beside `held` others: as long as the promise
     /// lasts, and beyond it (the peer puts less into a buffer than it did) as long as this connection has its part and
-    /// no more, which for what is `next` in order is the larger one. `first` says that nothing was received before.
+    /// no more, which for what is `next` in order is the larger one, and its host has its.
     #[inline]
     pub(crate) fn may_hold(
         &mut self,
         m: &mut Memory,
         (weight, held): (u64, u64),
         next: bool,
-        first: bool,
         now: u64,
     ) -> bool {
-        // The SYN's window was promised unseen.
-        let left = if first { self.edge } else { self.promise.bytes };
+        self.received(m, now);
+        let left = self.promise.bytes;
         let part = if next { READY_PART } else { 1 };
-        let fits = (left >= weight && weight <= m.covered)
-            || held + weight <= m.open_to(&self.promise, now).saturating_mul(part);
+        let fits = (left >= weight && m.covers(weight))
+            || (held + weight <= m.open_to(&self.promise, now).saturating_mul(part)
+                && m.may_hold(&self.promise, weight, now));
         m.set(&mut self.promise, left.saturating_sub(weight));
         fits
+    }
+
+    /// Whether the next bytes in order may be kept, of `weight`, for a reader that waits, though [`RxWindow::may_hold`]
+    /// says no: nothing before them is unread.
+    #[inline]
+    pub(crate) fn may_begin(&self, m: &mut Memory, weight: u64) -> bool {
+        m.may_begin(&self.promise, weight)
+    }
+
+    /// The connection holds this much pool memory now.
+    #[inline]
+    pub(crate) fn holds(&mut self, m: &mut Memory, held: u64) {
+        m.holds(&mut self.promise, held);
+    }
+
+    /// The connection is one of the host at `addr`.
+    pub(crate) fn join(&mut self, m: &mut Memory, addr: &Addr) {
+        self.promise = m.join(addr);
+    }
+
+    /// It is one no more, and holds nothing.
+    pub(crate) fn leave(&mut self, m: &mut Memory) {
+        m.leave(std::mem::take(&mut self.promise));
     }
 
     /// Keeps the running ratio of payload to pool memory.
@@ -385,15 +296,15 @@ impl RxWindow {
         }
     }
 
-    /// Bytes were received in order.
+    /// Bytes were received, or the connection is open.
     #[inline]
     pub(crate) fn received(&mut self, m: &mut Memory, now: u64) {
-        m.received(&mut self.promise, now);
+        m.received(&mut self.promise, self.edge, now);
     }
 
     /// The connection ends: nothing is promised to it any more.
     pub(crate) fn end(&mut self, m: &mut Memory) {
-        m.forget(&std::mem::take(&mut self.promise));
+        m.set(&mut self.promise, 0);
         self.starved = false;
     }
 }
@@ -403,43 +314,6 @@ mod tests {
     use super::*;
 
     const MS: u64 = 1_000_000;
-
-    #[test]
-    fn what_is_promised_to_one_is_not_open_to_others() {
-        let mut m = Memory::new(u64::MAX, (1450, 2000));
-        let mut p = [Promise::default(); 3];
-        assert_eq!(m.open_to(&p[0], 0), 1200, "an eighth is kept");
-        m.received(&mut p[0], 5);
-        m.set(&mut p[0], 600);
-        assert_eq!((m.open_to(&p[0], 5), m.open_to(&p[1], 5)), (1200, 600));
-        m.received(&mut p[1], 5);
-        m.set(&mut p[1], 300);
-        m.set(&mut p[0], 500);
-        assert_eq!((m.open_to(&p[0], 5), m.open_to(&p[2], 5)), (900, 400));
-        // Silence: an epoch later it still counts, two epochs later no more, and again when it receives.
-        m.received(&mut p[1], EPOCH);
-        assert_eq!(m.open_to(&p[2], EPOCH), 400);
-        m.received(&mut p[1], 2 * EPOCH);
-        assert_eq!(m.open_to(&p[2], 2 * EPOCH), 900);
-        m.set(&mut p[0], 550);
-        assert_eq!(m.open_to(&p[2], 2 * EPOCH), 900);
-        m.received(&mut p[0], 2 * EPOCH);
-        assert_eq!(m.open_to(&p[2], 2 * EPOCH), 350);
-        m.forget(&p[1]);
-        assert_eq!((m.open_to(&p[2], 2 * EPOCH), m.open_to(&p[2], 9 * EPOCH)), (650, 1200));
-        m.forget(&p[0]);
-        assert_eq!((m.now, m.before), (0, 0));
-    }
-
-    #[test]
-    fn the_budget_is_for_what_is_in_use() {
-        let mut m = Memory::new(500, (2000, 2000));
-        assert_eq!(m.free, 500);
-        m.refresh((1700, 2000));
-        assert_eq!(m.free, 200);
-        m.refresh((1000, 2000));
-        assert_eq!(m.free, 0);
-    }
 
     #[test]
     fn the_window_is_ahead_of_slow_start_and_follows_a_steady_reader() {

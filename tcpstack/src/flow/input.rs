@@ -7,10 +7,10 @@ use super::Flow;
 use crate::config::{Counters, StackConfig};
 use crate::engine::Engine;
 use crate::limit::Budget;
+use crate::memory::Memory;
 use crate::opts::Opts;
 use crate::phase::Phase;
 use crate::stamps::Verdict as Stamped;
-use crate::window::Memory;
 use crate::wire::{self, Seg};
 
 use super::timers::Clock;
@@ -74,7 +74,10 @@ impl Flow {
             phase => self.in_sync(phase == Phase::SynReceived, s, o, frags, cx)?,
         };
         let opened = !self.opened && self.phase().synchronised();
-        self.opened |= opened;
+        if opened {
+            self.opened = true;
+            self.rcv.opened(cx.mem, cx.now);
+        }
         Ok(Changes { opened, acked: self.snd.una() > una, received: self.rcv.end() - end, fin })
     }
 

@@ -22,6 +22,7 @@ use crate::ending::CloseWhy;
 use crate::engine::Engine;
 use crate::icmp_error::{Cause, Report};
 use crate::io::Io;
+use crate::memory::Memory;
 use crate::neighbour::Neighbours;
 use crate::opts::{OptBytes, Opts};
 use crate::phantom::PhantomSocket;
@@ -31,7 +32,6 @@ use crate::stamps::Stamps;
 use crate::stats::{ConnStats, Name, Seen};
 use crate::table::Key;
 use crate::timewait::Entry;
-use crate::window::Memory;
 use crate::wire::{self, Fields, Mac, Seg};
 
 mod hop;
@@ -250,8 +250,8 @@ impl Flow {
 
     /// The next received bytes.
     #[inline]
-    pub(crate) fn pop(&mut self) -> Option<RxFrag> {
-        self.rcv.pop()
+    pub(crate) fn pop(&mut self, m: &mut Memory) -> Option<RxFrag> {
+        self.rcv.pop(m)
     }
 
     /// Bytes in order wait for the reader.
@@ -280,14 +280,24 @@ impl Flow {
 
     /// The reader has gone. Returns the bytes in order that nobody has read. The peer has `patience` (ns) to take those
     /// that it is still to be sent.
-    pub(crate) fn discard(&mut self, now: u64, patience: u64) -> u64 {
+    pub(crate) fn discard(&mut self, m: &mut Memory, now: u64, patience: u64) -> u64 {
         if !self.rcv.discards() && self.phase().synchronised() {
             self.timers.hurry(now, patience);
         }
-        self.rcv.discard()
+        self.rcv.discard(m)
     }
 
     // ---- memory ----
+
+    /// It shares receive memory with the other connections of its peer's address.
+    pub(crate) fn join(&mut self, m: &mut Memory) {
+        self.rcv.join(m, &self.key.remote);
+    }
+
+    /// It is forgotten: its host holds nothing for it any more.
+    pub(crate) fn leave(&mut self, m: &mut Memory) {
+        self.rcv.leave(m);
+    }
 
     /// Bytes were received in order.
     #[inline]

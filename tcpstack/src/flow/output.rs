@@ -8,11 +8,11 @@ use super::timers::Clock;
 use crate::config::{Counters, StackConfig};
 use crate::engine::Engine;
 use crate::io::{Io, Run};
+use crate::memory::Memory;
 use crate::opts::{OptBytes, TS_LEN};
 use crate::phase::Phase;
 use crate::scoreboard::RECORD_MAX;
 use crate::seq::Seq;
-use crate::window::Memory;
 use crate::wire::{self, Fields};
 
 /// Segments taken from smoltcp for one connection in one turn at most.

@@ -15,14 +15,16 @@ use arrayvec::ArrayVec;
 use hugepages::{HeapRxPool, RxFrag};
 
 use super::input::Cx;
+use crate::addr::Addr;
 use crate::config::{Counters, FlowCounters};
+use crate::memory::Memory;
 use crate::opts::{OptBytes, Opts, SACK_MAX, SackBlock};
 use crate::reasm::Reasm;
 use crate::sack::Sacks;
 use crate::seq::Seq;
 use crate::stamps::Stamps;
 use crate::stats::ConnStats;
-use crate::window::{Memory, RxWindow};
+use crate::window::RxWindow;
 use crate::wire::{self, Seg};
 
 /// Duplicate ACKs sent in one turn at most; more tell the peer nothing.
@@ -251,6 +253,7 @@ impl RecvSide {
         if !direct && self.sack {
             self.sacks.touch(place, &self.ooo);
         }
+        self.tell_held(cx.mem);
         let fin = self.nxt == self.fin_at && !self.fin_rcvd;
         if fin {
             self.fin_rcvd = true;
@@ -265,10 +268,49 @@ impl RecvSide {
             return false;
         }
         let held = if next { self.ready_size } else { self.held() };
-        // The next bytes in order are always taken where the reader waits: they free those behind them.
-        weight == 0
-            || self.window.may_hold(cx.mem, (weight, held), next, self.nxt == 0, cx.now)
-            || (next && self.ready.is_empty())
+        if weight == 0 || self.window.may_hold(cx.mem, (weight, held), next, cx.now) {
+            return true;
+        }
+        if !next || !self.ready.is_empty() {
+            return false;
+        }
+        // The next bytes in order are taken where the reader waits: they free those behind them. Where their host has
+        // too much, they take the place of those.
+        if !self.window.may_begin(cx.mem, weight) {
+            if self.ooo.truesize() < weight {
+                return false;
+            }
+            self.forget_out_of_order();
+        }
+        true
+    }
+
+    /// Lets go of bytes beyond a gap (RFC 2018 §8 allows it): the peer sends them again.
+    fn forget_out_of_order(&mut self) {
+        self.ooo.clear();
+        self.sacks = Sacks::default();
+    }
+
+    /// The connection's host has what is held here.
+    #[inline]
+    fn tell_held(&mut self, m: &mut Memory) {
+        let held = self.held();
+        self.window.holds(m, held);
+    }
+
+    /// The peer is at `addr`, with whose other connections it shares receive memory.
+    pub(super) fn join(&mut self, m: &mut Memory, addr: &Addr) {
+        self.window.join(m, addr);
+    }
+
+    /// The connection is open.
+    pub(super) fn opened(&mut self, m: &mut Memory, now: u64) {
+        self.window.received(m, now);
+    }
+
+    /// The connection is forgotten.
+    pub(super) fn leave(&mut self, m: &mut Memory) {
+        self.window.leave(m);
     }
 
     /// Takes in the next bytes in order.
@@ -301,6 +343,7 @@ impl RecvSide {
         self.window.received(m, now);
         if self.ready.len() > JOIN_FROM {
             self.join_last(pool, c);
+            self.tell_held(m);
         }
     }
 
@@ -328,10 +371,11 @@ impl RecvSide {
 
     /// The next bytes in order.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<RxFrag> {
+    pub(super) fn pop(&mut self, m: &mut Memory) -> Option<RxFrag> {
         let f = self.ready.pop_front()?;
         self.handed += u64::from(f.len());
         self.ready_size -= u64::from(f.truesize());
+        self.tell_held(m);
         Some(f)
     }
 
@@ -349,21 +393,22 @@ impl RecvSide {
         n > 0
     }
 
-    /// The reader has gone: lets go of what is unread, and of all that still comes. Fragments beyond a gap go, too
-    /// (RFC 2018 §8 allows it): the peer sends them again. Returns the bytes in order that nobody has read.
-    pub(super) fn discard(&mut self) -> u64 {
+    /// The reader has gone: lets go of what is unread, and of all that still comes, and of what is beyond a gap. Returns the
+    /// bytes in order that nobody has read.
+    pub(super) fn discard(&mut self, m: &mut Memory) -> u64 {
         self.discards = true;
         let unread = self.nxt - self.handed;
         (self.handed, self.credited) = (self.nxt, self.nxt);
         (self.ready, self.ready_size) = (VecDeque::new(), 0);
-        self.ooo.clear();
-        self.sacks = Sacks::default();
+        self.forget_out_of_order();
+        self.tell_held(m);
         unread
     }
 
     /// The connection is over: only what came in order is kept.
     pub(super) fn end_of_all(&mut self, m: &mut Memory) {
         self.ooo.clear();
+        self.tell_held(m);
         self.window.end(m);
     }
 

@@ -23,7 +23,7 @@ impl<P: Port> Stack<P> {
         let Some(f) = self.flows.get_mut(id) else { return };
         let phase = f.phase();
         if how == Close::Both {
-            self.c.rx_discarded_bytes += f.discard(self.now, self.cfg.fin_timeout);
+            self.c.rx_discarded_bytes += f.discard(&mut self.mem, self.now, self.cfg.fin_timeout);
         }
         match (how, phase) {
             (Close::Abort, _) => self.abort(id.slot(), CloseWhy::LocalAbort),
@@ -44,7 +44,7 @@ impl<P: Port> Stack<P> {
         let Some(f) = self.flows.at(i) else { return };
         f.abort(why, &mut self.engine, &mut self.io, &mut self.c);
         if why == CloseWhy::LocalAbort {
-            self.c.rx_discarded_bytes += f.discard(self.now, 0);
+            self.c.rx_discarded_bytes += f.discard(&mut self.mem, self.now, 0);
         }
         self.end(i, why);
     }
@@ -71,7 +71,8 @@ impl<P: Port> Stack<P> {
     /// Forgets a connection: every lending and buffer it held is let go, and the user is told if it knew of it.
     fn release(&mut self, slot: u32, why: CloseWhy) {
         let id = self.flows.id(slot);
-        let Some(f) = self.flows.remove(slot) else { return };
+        let Some(mut f) = self.flows.remove(slot) else { return };
+        f.leave(&mut self.mem);
         self.c.closed += 1;
         match f.listener().filter(|_| !f.is_known()) {
             Some(l) => {

@@ -23,12 +23,12 @@ use crate::isn::Secret;
 use crate::limit::Budget;
 use crate::link::{Around, Duplicate, Link};
 use crate::listen::Listeners;
+use crate::memory::Memory;
 use crate::phase::Phase;
 use crate::pmtu::Paths;
 use crate::siblings::Siblings;
 use crate::stats::ConnStats;
 use crate::udp::Datagrams;
-use crate::window::Memory;
 use crate::wire::HDR;
 
 mod addresses;
@@ -301,7 +301,7 @@ impl<P: Port> Stack<P> {
     #[inline]
     pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
         let f = self.flows.get_mut(id)?;
-        let r = f.pop();
+        let r = f.pop(&mut self.mem);
         if r.is_some() && !f.is_unread() && f.phase() == Phase::Closed {
             self.end(id.slot(), CloseWhy::Fin);
         }
@@ -481,6 +481,7 @@ impl<P: Port> Stack<P> {
         if let Some((mtu, until)) = self.paths.get(&f.key().remote, self.now) {
             f.path_told(mtu, until);
         }
+        f.join(&mut self.mem);
         self.flows.add(f)
     }
 }

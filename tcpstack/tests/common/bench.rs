@@ -185,21 +185,24 @@ impl Bench {
     }
 
     pub fn syn(&mut self, port: u16, seq: u32) {
+        self.syn_of(&Key::new(ip(2).into(), port, ip(1).into(), 988), seq);
+    }
+
+    fn syn_of(&mut self, key: &Key, seq: u32) {
         let f = Fields { seq: Seq(seq), ack: Seq(0), flags: SYN, win: 65_535 };
-        self.send(&segment(
-            &Key::new(ip(2).into(), port, ip(1).into(), 988),
-            &f,
-            &[2, 4, 5, 0xb4, 1, 3, 3, 7],
-            &[],
-        ));
+        self.send(&segment(key, &f, &[2, 4, 5, 0xb4, 1, 3, 3, 7], &[]));
     }
 
     /// A connection that the test dials.
     pub fn accept(&mut self, port: u16, seq: u32) -> Peer {
-        self.syn(port, seq);
+        self.accept_of(Key::new(ip(2).into(), port, ip(1).into(), 988), seq)
+    }
+
+    /// The same from any address to any of the stack's.
+    pub fn accept_of(&mut self, key: Key, seq: u32) -> Peer {
+        self.syn_of(&key, seq);
         let sa = self.one().seg;
         assert_eq!((sa.flags, sa.ack), (SYN | ACK, Seq(seq + 1)));
-        let key = Key::new(ip(2).into(), port, ip(1).into(), 988);
         let f = Fields { seq: Seq(seq + 1), ack: sa.seq.plus(1), flags: ACK, win: 1000 };
         self.send(&segment(&key, &f, &[], &[]));
         match self.events()[..] {

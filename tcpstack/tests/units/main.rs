@@ -16,6 +16,7 @@ mod pmtu;
 mod pool_short;
 mod pressure;
 mod sack;
+mod shares;
 mod siblings;
 mod stats;
 mod timestamps;

@@ -54,6 +54,8 @@ mod sim_routes;
 #[cfg(feature = "node")]
 mod sim_selftest;
 #[cfg(feature = "node")]
+mod sim_shares;
+#[cfg(feature = "node")]
 mod sim_stalled;
 mod sim_storm;
 mod sim_versions;

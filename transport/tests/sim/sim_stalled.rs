@@ -27,9 +27,9 @@ use crate::sim_ends::{PEER, US, Wire};
 
 const BUDGET: u64 = 1 << 20;
 /// Bytes of an ACK on the wire, and of a PUT without its payload.
-const ACKED: usize = 96;
+pub(super) const ACKED: usize = 96;
 /// Requests that are over the budget of one host, an answer being charged 1 KiB, beside what a kernel's sockets take.
-const FLOOD: usize = 1500;
+pub(super) const FLOOD: usize = 1500;
 
 /// Ways of a peer to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +53,12 @@ trait World {
     fn nids(&self) -> (Nid, Nid);
 }
 
-fn poor(c: &mut Config) {
+pub(super) fn poor(c: &mut Config) {
     (c.accept, c.budget) = (Accept::Trust, BUDGET);
 }
 
 /// The node with 1 KiB to GET at portal 5, and an entry for PUTs at portal 6.
-fn serving<S: Streams + Inspect>(mut node: Shard<S, NoApp>) -> Shard<S, NoApp> {
+pub(super) fn serving<S: Streams + Inspect>(mut node: Shard<S, NoApp>) -> Shard<S, NoApp> {
     let m = &mut node.machine;
     let md = MdSpec { truncate: true, ..MdSpec::new(MdMem::Source(pages(1024))) };
     m.handle(1, Input::Cmd(AppId::FIRST, Spot(5, 5).attach(9, md)));
@@ -67,12 +67,12 @@ fn serving<S: Streams + Inspect>(mut node: Shard<S, NoApp>) -> Shard<S, NoApp> {
     node
 }
 
-fn start((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
+pub(super) fn start((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
     let h = Hello { src_nid: peer, dst_nid: us, src_pid: pid, ..hello(Version::V3, ConnType::Control) };
     [request(us), h.emit().to_vec()].concat()
 }
 
-fn get((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
+pub(super) fn get((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
     let handle = WireHandle { interface: 1, object: 1 };
     let body = LnetBody::Get { handle, match_bits: 5, portal: 5, src_offset: 0, sink_length: 1024 };
     let h = LnetHdr { dest_nid: us, src_nid: peer, dest_pid: 12345, src_pid: pid, payload_len: 0, body };
@@ -80,7 +80,7 @@ fn get((us, peer): (Nid, Nid), pid: u32) -> Vec<u8> {
 }
 
 /// A PUT of `len` bytes that wants an ACK.
-fn put((us, peer): (Nid, Nid), pid: u32, len: u32) -> Vec<u8> {
+pub(super) fn put((us, peer): (Nid, Nid), pid: u32, len: u32) -> Vec<u8> {
     let ack = WireHandle { interface: 1, object: 3 };
     let body = LnetBody::Put { ack, match_bits: 6, hdr_data: 0, portal: 6, offset: 0 };
     let h = LnetHdr { dest_nid: us, src_nid: peer, dest_pid: 12345, src_pid: pid, payload_len: len, body };
