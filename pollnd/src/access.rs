@@ -138,8 +138,11 @@ pub(crate) fn by_route(target: Nid, instead: &str) -> Result<Nid, String> {
     let from = UdpSocket::bind(SocketAddr::new(any, 0))
         .and_then(|s| s.connect(SocketAddr::new(ip, 988)).and_then(|()| s.local_addr()))
         .map_err(|e| {
-            let e = limits::told(&e);
-            format!("this machine has no way to {ip} ({e}): add a route of IP to it (`ip route add`), or give {instead}")
+            let (e, net) = (limits::told(&e), target.net());
+            format!(
+                "this machine has no way to {ip} ({e}): name the router of LNet that leads to {net} (--route \"{net} GATEWAY\"), \
+                 add a route of IP (`ip route add`), or give {instead}"
+            )
         })?;
     let mut ip = from.ip();
     if Some(ip) == target.ip() && ip == IpAddr::from(Ipv4Addr::LOCALHOST) {

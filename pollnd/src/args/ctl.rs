@@ -2,14 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Command, Subcommand};
 
 use super::fault::FaultArgs;
 use super::values::number;
 
 /// `pollnd lnetctl`.
 #[derive(Args, Debug, Clone)]
-#[command(after_help = "Examples:
+#[command(
+    infer_long_args = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
   pollnd lnetctl net show -v 2
   pollnd lnetctl net add --net tcp1 --if eth1
   pollnd lnetctl net del --net tcp1
@@ -21,14 +24,26 @@ use super::values::number;
   pollnd lnetctl set transaction_timeout 50
   pollnd lnetctl export --backup > now.yaml
 
-Verbs, options, texts and exit statuses are lnetctl's, as far as a node has what they are about (docs/lnetctl.md).")]
+Verbs, options, texts and exit statuses are lnetctl's, as far as a node has what they are about (docs/lnetctl.md)."
+)]
 pub(crate) struct LnetctlArgs {
     /// Which node, where several run: its process number, or the path of its control socket.
     #[arg(long, value_name = "PID|PATH", global = true)]
     pub(crate) node: Option<String>,
+    /// Lists the verbs, and does nothing else.
+    #[arg(long = "list-commands")]
+    pub(crate) list: bool,
     /// The verb.
     #[command(subcommand)]
-    pub(crate) verb: CtlVerb,
+    pub(crate) verb: Option<CtlVerb>,
+}
+
+impl LnetctlArgs {
+    /// Names of all verbs, as the help has them.
+    pub(crate) fn verbs() -> Vec<String> {
+        let all = CtlVerb::augment_subcommands(Command::new("lnetctl"));
+        all.get_subcommands().map(|c| c.get_name().to_owned()).collect()
+    }
 }
 
 /// Verbs of `pollnd lnetctl`.
@@ -105,6 +120,12 @@ pub(crate) enum CtlVerb {
         /// The same.
         #[arg(long = "nid", id = "named", value_name = "NID[,NID...]", value_delimiter = ',')]
         named: Vec<String>,
+    },
+    /// LNet itself, which comes and goes with the node.
+    Lnet {
+        /// The verb and its options.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
     /// Selection policies, which a node does not have.
     Udsp {

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +27,18 @@ pub(crate) struct Client {
     refusal: Option<Value>,
 }
 
-/// The socket of the node that `node` (a process number or a path) names, or of the only one that runs.
+/// Whether a process is in this one's network namespace, as far as can be told: of a process that is not ours to look at, or
+/// of another process namespace, nothing is known.
+fn is_here(pid: u32) -> bool {
+    let of = |who: &str| std::fs::metadata(format!("/proc/{who}/ns/net")).ok().map(|m| m.ino());
+    match (of(&pid.to_string()), of("self")) {
+        (Some(its), Some(ours)) => its == ours,
+        _ => true,
+    }
+}
+
+/// The socket of the node that `node` (a process number or a path) names, or of the only one that runs in this network
+/// namespace: what is asked without a name is not meant for another's networks.
 fn find(node: Option<&str>) -> Result<PathBuf, String> {
     let looked = || run_dir::dirs().iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", ");
     match node.map(|n| (n, n.parse::<u32>())) {
@@ -41,18 +53,20 @@ fn find(node: Option<&str>) -> Result<PathBuf, String> {
         }
         Some((path, Err(_))) => Ok(path.into()),
         None => {
-            let mut all = run_dir::all();
-            match all.len() {
-                0 => Err(format!(
+            let all = run_dir::all();
+            let mut here = all.iter().filter(|(pid, _)| is_here(*pid));
+            match (all.len(), here.clone().count()) {
+                (_, 1) => Ok(here.next().map(|(_, path)| path.clone()).unwrap_or_default()),
+                (0, _) => Err(format!(
                     "no node runs that may be asked: looked in {}; start one with `pollnd node`, or ask as the user that it \
                      runs as",
                     looked()
                 )),
-                1 => Ok(all.remove(0).1),
-                n => {
-                    let who: Vec<String> = all.iter().map(|(pid, path)| describe(*pid, path)).collect();
-                    Err(format!("{n} nodes run: choose one with --node\n{}", who.join("\n")))
-                }
+                (n, 0) => Err(format!(
+                    "no node runs in this network namespace, and {n} in others: name one with --node\n{}",
+                    listed(all.iter())
+                )),
+                (_, n) => Err(format!("{n} nodes run: choose one with --node\n{}", listed(here))),
             }
         }
     }
@@ -124,6 +138,10 @@ pub(crate) fn running(nid: Nid, fits: impl Fn(&Running) -> bool) -> Option<(Clie
     let mut asked =
         others.filter_map(|(dir, pid)| ask_who(Client::connect(dir.join(format!("{pid}.sock"))).ok()?).ok());
     asked.find(|(_, r)| fits(r))
+}
+
+fn listed<'a>(nodes: impl Iterator<Item = &'a (u32, PathBuf)>) -> String {
+    nodes.map(|(pid, path)| describe(*pid, path)).collect::<Vec<_>>().join("\n")
 }
 
 fn describe(pid: u32, path: &std::path::Path) -> String {

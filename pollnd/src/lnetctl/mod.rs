@@ -66,7 +66,13 @@ impl Asked {
 
 fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
     let node = || Asked::find(a.node.as_deref());
-    match &a.verb {
+    if a.list {
+        return Ok(crate::out::line(LnetctlArgs::verbs().join("\n"))?);
+    }
+    let Some(verb) = &a.verb else {
+        return Err(Refusal::words(255, "lnetctl: a command is missing. See 'lnetctl --list-commands'."));
+    };
+    match verb {
         CtlVerb::Net(verb) => nets::change(verb, node),
         CtlVerb::Peer(CtlPeer::Show { nid, detail }) => tables::peers(node()?, nid.as_deref(), detail),
         // A peer by hand keeps its primary NID in any case, and may be deleted: nothing more is to be said to the node.
@@ -94,8 +100,23 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         }
         CtlVerb::Debug(CtlDebug::Recovery { local, peer }) => looking::recovery(node()?, *peer && !local),
         CtlVerb::CptOfNid { nids, named } => looking::cpts(&[&nids[..], &named[..]].concat(), node),
+        CtlVerb::Lnet { words } => refuse_lnet(words),
         CtlVerb::Udsp { words } => refuse_udsp(words),
     }
+}
+
+/// A node has its networks from its start to its end.
+fn refuse_lnet(words: &[String]) -> Result<(), Refusal> {
+    let (verb, how) = match words.first().map(String::as_str) {
+        Some("configure") => {
+            ("configure", "a node has its networks as it starts: `pollnd node`, and `net add` for more")
+        }
+        Some("unconfigure") => {
+            ("unconfigure", "a node's networks go as it ends: stop it, or `net del` for one of them")
+        }
+        _ => return Err(Refusal::words(255, "pollnd: lnet: it takes configure or unconfigure")),
+    };
+    Err(Refusal::old(verb, "lnet", libc::EOPNOTSUPP, format!("\"{how}\"")))
 }
 
 /// There are none to show, and none can be made.
