@@ -4,7 +4,7 @@ use super::discovery;
 use super::drops::Dropped;
 use super::figures::Spans;
 use super::guest::Guest;
-use super::queues::{Line, Queues};
+use super::queues::{Line, Queues, Total};
 use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
 use crate::stream::slab::Key;
@@ -49,13 +49,13 @@ pub(super) struct Figures {
 }
 
 impl Peer {
-    pub(super) fn new(ni: NiId, id: ProcessId, entry: Key, host: Key) -> Peer {
+    pub(super) fn new(ni: NiId, id: ProcessId, entry: Key, host: Key, waiting: &Total) -> Peer {
         Peer {
             id,
             ni,
             entry,
             host,
-            waiting: Queues::default(),
+            waiting: Queues::new(waiting),
             uses: Uses::default(),
             listed_for_ni: false,
             listed_for_host: false,

@@ -61,7 +61,7 @@ impl Upper for Lnet {
     }
 
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
-        self.peers.insert(Peer::new(ni, id, entry, host))
+        self.peers.insert(Peer::new(ni, id, entry, host, &self.waiting))
     }
 
     fn peers(&self) -> usize {

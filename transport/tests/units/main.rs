@@ -16,6 +16,7 @@ mod examples;
 mod faults;
 mod figures;
 mod group;
+mod hearsay;
 mod homes;
 mod hostile;
 mod identity;
