@@ -362,7 +362,12 @@ mod tests {
         assert_eq!(job(MTU, Some(5)).judge(&Moved { messages: 5, ..Moved::default() }), Ok(()));
         let few = job(MTU, Some(6)).judge(&Moved { messages: 5, ..Moved::default() });
         assert_eq!(few.unwrap_err(), "PUT to 10.0.0.2@tcp: 5 of 6 messages completed");
-        let m = Moved { by: Some("its gateway fails".into()), failed: 1, errors: vec![lost("a", 1)], ..Moved::default() };
+        let m = Moved {
+            by: Some("its gateway fails".into()),
+            failed: 1,
+            errors: vec![lost("a", 1)],
+            ..Moved::default()
+        };
         let told = job(MTU, None).judge(&m).unwrap_err();
         assert!(told.ends_with("1 with \"a\"; its gateway fails"), "{told}");
     }

@@ -266,7 +266,10 @@ mod tests {
                 Other { why: Some(DialWhy::Silent), ..good },
                 "its NID 10.0.1.2@tcp1 cannot be reached: it has taken the TCP connection and says nothing",
             ),
-            (Other { up: false, ..good }, "its NID 10.0.1.2@tcp1 is down, as its node says: is its link up there?"),
+            (
+                Other { up: false, ..good },
+                "its NID 10.0.1.2@tcp1 is down, as its node says: is its link up there?",
+            ),
             (
                 Other { health: 800, ..good },
                 "its NID 10.0.1.2@tcp1 has lost messages (health 800 of 1000): `pollnd connections 10.0.1.2` shows",

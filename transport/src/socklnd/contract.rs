@@ -113,10 +113,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
 
     fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket) {
         if let Some(key) = self.by_id.get(&ticket.conn).copied()
-            && self
-                .conns
-                .get(key)
-                .is_some_and(|c| c.rx.ticket == ticket.serial && c.rx.wait.is_for_lnet())
+            && self.conns.get(key).is_some_and(|c| c.rx.ticket == ticket.serial && c.rx.wait.is_for_lnet())
         {
             self.resume(up, cx, key);
         }
@@ -203,7 +200,8 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nids: &HashSet<Nid>, streams: bool) {
-        let is_for = |tx: &Tx<U::Token>| tx.forwarded && tx.hdr.as_ref().is_some_and(|h| nids.contains(&h.dest_nid));
+        let is_for =
+            |tx: &Tx<U::Token>| tx.forwarded && tx.hdr.as_ref().is_some_and(|h| nids.contains(&h.dest_nid));
         let Some(p) = self.peers.get_mut(peer) else { return };
         let conns = p.conns.clone();
         let (over, left): (VecDeque<_>, VecDeque<_>) =

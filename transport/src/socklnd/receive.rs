@@ -9,7 +9,9 @@ use super::rx::{Rx, RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
-use crate::lnd::{Arrived, Counters, Cx, Data, Dest, Hold, LnetError, Moved, Placement, Stored, Ticket, Upper};
+use crate::lnd::{
+    Arrived, Counters, Cx, Data, Dest, Hold, LnetError, Moved, Placement, Stored, Ticket, Upper,
+};
 use crate::stream::slab::Key;
 use crate::stream::{Action, StreamRx};
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};

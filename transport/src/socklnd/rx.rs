@@ -164,7 +164,8 @@ impl<D: Default> Rx<D> {
     /// Whether a message that has come whole, since it has no payload, waits for answers to be read or for its buffer.
     /// Behind copy jobs it does not: a FIN ends the connection without regard to those.
     pub(super) fn waits_whole(&self) -> bool {
-        (self.wait == WaitFor::Answers || self.wait.is_for_lnet()) && self.hdr.is_some_and(|h| h.payload_len == 0)
+        (self.wait == WaitFor::Answers || self.wait.is_for_lnet())
+            && self.hdr.is_some_and(|h| h.payload_len == 0)
     }
 
     /// The HELLO is through: messages of `version` follow.

@@ -120,7 +120,15 @@ impl OnPort {
         let now = beginning();
         let (a, b) = pair(&MemConfig::default());
         let node = builder(US, 5, &now).config(cfg).over(stack(US, a, 3, 4096), NoApp).unwrap();
-        OnPort { shards: vec![serving(node)], home: 0, wire: Wire(b), now, flows: vec![], mute: false, heard: vec![] }
+        OnPort {
+            shards: vec![serving(node)],
+            home: 0,
+            wire: Wire(b),
+            now,
+            flows: vec![],
+            mute: false,
+            heard: vec![],
+        }
     }
 
     /// A node of several lcores, one of which polls the queue and so owns every stream; the peer's home is another.

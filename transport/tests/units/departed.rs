@@ -6,7 +6,7 @@ use transport::testing::net::SEC;
 use transport::wire::{AcceptorReq, ConnType, Hello, KsockType, LnetBody, LnetHdr, Nid, Version};
 
 use crate::raw;
-use crate::routing::{R, World, a, header, nid, put, small};
+use crate::routing::{R, World, a, b, header, nid, put, small};
 use crate::slow_hops::{Hop, free, others_ack, world};
 
 const VERSIONS: [Version; 4] = [Version::V1, Version::V2, Version::V3, Version::V4];
@@ -50,10 +50,14 @@ impl Source {
     }
 
     fn message(&self, to: Nid, n: u64) -> Vec<u8> {
-        let hdr = header(self.nid, to, put(n), LEN);
+        self.of_len(to, n, LEN)
+    }
+
+    fn of_len(&self, to: Nid, n: u64, len: usize) -> Vec<u8> {
+        let hdr = header(self.nid, to, put(n), len);
         let ksock = || raw::ksock(KsockType::Lnet, 0, 0, 0);
         let ksock = if self.version.has_ksock() { ksock() } else { Vec::new() };
-        [ksock, hdr.emit_as(self.version).to_vec(), bytes(LEN, n)].concat()
+        [ksock, hdr.emit_as(self.version).to_vec(), bytes(len, n)].concat()
     }
 
     fn goes(&self, w: &mut World, how: Goes) {
@@ -134,5 +138,66 @@ fn a_source_that_is_there_waits() {
         goes_on(&mut w, &hop, 48 * SEC);
         let c = w.count();
         assert_eq!((dropped(&w), c.forward_stuck, c.err_rx_timeout), (0, 0, 0), "{shards}");
+    }
+}
+
+/// Several go at different times, one in the middle of a message, beside one that stays.
+#[test]
+fn each_that_goes_is_over_in_its_time() {
+    for shards in [1, 2] {
+        let mut w = world(&small([0, 0, 16], 64), shards);
+        let all = free(&mut w);
+        let hop = Hop::connects(&mut w, 66, Version::V3);
+        let good = Hop::connects(&mut w, 67, Version::V1);
+        w.net.raw_acks = false;
+        let sources = [77, 78, 79, 80].map(|n| Source::connects(&mut w, n, Version::V3));
+        let stays = &sources[3];
+        for (n, s) in (0..).zip(&sources) {
+            s.says(&mut w, hop.nid, 100 * n..100 * n + 40);
+            s.says(&mut w, good.nid, 100 * n + 40..100 * n + 45);
+        }
+        let part = sources[1].message(hop.nid, 199);
+        w.net.raw_send(sources[1].link, &part[..part.len() / 2]);
+        for s in &sources[..3] {
+            goes_on(&mut w, &hop, 2 * SEC);
+            s.goes(&mut w, Goes::Fin);
+        }
+        goes_on(&mut w, &hop, TIMEOUT + SEC);
+        for s in &sources {
+            let (_, closed) = w.net.wire(s.link, 1);
+            assert_eq!(closed, s.link != stays.link, "{shards} {}", s.nid);
+        }
+        let mut got = heard(&w, &good);
+        got.sort_unstable();
+        let want: Vec<u64> = (0..4).flat_map(|n| 100 * n + 40..100 * n + 45).collect();
+        assert_eq!(got, want, "{shards}: {:?}", w.count());
+        assert_eq!((dropped(&w), w.count().err_eof_inside), (160, 1), "{shards}: {:?}", w.count());
+        assert!(free(&mut w) >= all - 1, "{shards}");
+        assert_eq!(w.count().err_rx_timeout, 0);
+    }
+}
+
+/// A message without payload is whole where it waits, and the FIN is right behind it.
+#[test]
+fn a_fin_behind_the_message_that_waits() {
+    for (shards, version) in [1, 2].into_iter().flat_map(|s| VERSIONS.map(|v| (s, v))) {
+        let mut w = World::on(&small([1, 0, 0], 64), shards);
+        let source = Source::connects(&mut w, 77, version);
+        let dead = b(66);
+        w.net.mute(dead.ip().unwrap());
+        w.net.syn_timeout = 2 * TIMEOUT;
+        // Another one has the buffer, and will have it again.
+        let other = Source::connects(&mut w, 78, version);
+        for n in 0..40 {
+            w.net.raw_send(other.link, &other.of_len(dead, n, 0));
+        }
+        w.run(SEC);
+        w.net.raw_send(source.link, &source.of_len(dead, 100, 0));
+        w.run(SEC);
+        source.goes(&mut w, Goes::Fin);
+        w.run(TIMEOUT + SEC);
+        assert!(w.net.wire(source.link, 1).1, "{shards} {version:?}: {:?}", w.count());
+        w.run(4 * TIMEOUT);
+        w.at_rest();
     }
 }
