@@ -56,7 +56,8 @@ fn leaves<W: World>(mut w: W, now: &Now, to: Nid, how: Goes, all: impl Fn(&W) ->
     wait(&mut w, now, 3);
     assert_eq!((dropped(&w, &all), w.machine().counters().forward_waits), (0, 1), "{how:?}");
     w.go(conn, how);
-    wait(&mut w, now, 52);
+    // Half a time-out, and what finding such a node takes.
+    wait(&mut w, now, 30);
     let came = w.machine().counters().msgs_rx;
     assert_eq!(dropped(&w, &all), came, "{how:?}: {:?}", w.machine().counters());
     // A kernel that resets a connection sends no more of what it has.
