@@ -142,7 +142,7 @@ impl Lnet {
                 self.step(cx, lnd, peer, Step::Ask);
             }
         }
-        let learnt = self.aliases.hear(*host, *host, nids);
+        let learnt = self.aliases.hear(*speaker, *host, nids);
         let told = self.statuses(cx, lnds, claim);
         if learnt == Learnt::Names {
             self.rails_changed();
