@@ -64,6 +64,15 @@ fn peers_are_added_and_deleted_by_hand() {
     // It is what it says of itself again.
     at.ctl(&node, &["discover", "--force", &first]).good();
     eventually("its own word", || at.peers(&node) == [&*first, "true", &first, &second]);
+
+    // What was only tried is no peer that a backup has.
+    let mistyped = nid(own_ip());
+    eventually("an entry of a NID that was tried", || {
+        assert!(!at.ctl(&node, &["ping", &mistyped]).status.success());
+        at.ctl(&node, &["export"]).good().out.contains(&mistyped)
+    });
+    let kept = at.ctl(&node, &["export", "--backup"]).good().says(&[&first]);
+    assert!(!kept.out.contains(&mistyped), "{kept:?}");
     peer.stop().good();
     node.stop().good();
 }
