@@ -11,10 +11,11 @@ use super::keys::{Means, Part};
 use super::model::{self, Model, Said};
 use super::own_nis::{Placed, Running, Taking, set_nis};
 use super::reader;
-use super::yaml::{Fault, Place};
+use super::source::Source;
+use super::yaml::Place;
 use crate::args::tuned::{Filed, Tuned};
 use crate::args::{self, Cli, Command, NodeArgs, ServeArgs, Told};
-use crate::{fault_rules, file, iface, networks, settings};
+use crate::{fault_rules, iface, networks, settings};
 
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
@@ -29,15 +30,16 @@ pub(crate) enum Bad {
 
 /// A file that was read.
 pub(crate) struct Loaded {
-    path: PathBuf,
-    /// Its text.
+    /// Its path, or `standard input`.
+    name: String,
+    /// Its contents.
     pub(crate) model: Model,
 }
 
 impl Loaded {
     /// A place in the file, in words.
     pub(crate) fn at(&self, at: Place) -> String {
-        format!("{}:{at}", self.path.display())
+        format!("{}:{at}", self.name)
     }
 
     fn fault(&self, at: Place, e: impl std::fmt::Display) -> String {
@@ -50,16 +52,17 @@ impl Loaded {
 /// # Errors
 /// Its faults, a line each.
 pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
-    let name = path.display().to_string();
-    let bytes = file::bytes(&name, path, "a configuration in YAML (docs/config.md)").map_err(|e| e + "\n")?;
-    let read = std::str::from_utf8(&bytes).map_err(|e| {
-        let good = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
-        let line = good.rsplit('\n').next().unwrap_or_default();
-        let at = Place { line: good.matches('\n').count() + 1, col: line.chars().count() + 1 };
-        vec![Fault::new(at, "a byte that is not UTF-8")]
-    });
-    match read.and_then(reader::read) {
-        Ok(model) => Ok(Loaded { path: path.to_owned(), model }),
+    read(Source::of_file(path)?)
+}
+
+/// Reads a file's text.
+///
+/// # Errors
+/// Its faults, a line each.
+pub(crate) fn read(of: Source) -> Result<Loaded, String> {
+    let Source { name, text } = of;
+    match reader::read(&text) {
+        Ok(model) => Ok(Loaded { name, model }),
         Err(faults) => Err(faults.iter().map(|f| format!("{name}:{}: {}\n", f.at, f.text)).collect()),
     }
 }
@@ -238,7 +241,7 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>, running: Option<&Ru
         if all.is_empty() && file.model.nis.is_empty() {
             return Err(Bad::File(format!(
                 "{}: it names no NI: add one under net:, or give --nid\n",
-                file.path.display()
+                file.name
             )));
         }
         if by_line.is_none() {
@@ -308,7 +311,7 @@ fn runs_on(
     by_line: bool,
     (file, own): (&Loaded, &[Nid]),
 ) -> Result<Vec<String>, String> {
-    let path = file.path.display();
+    let path = &file.name;
     let fault = |e: String| format!("{path}: {}\n", e.trim_start_matches("--"));
     let now: Vec<Placed> = r.nis.iter().map(|n| n.0).collect();
     let line = (by_line && r.taking == Taking::Whole).then(|| networks::with_places(&a.node));
@@ -409,8 +412,8 @@ fn placed(file: &Loaded, argv: &[OsString], e: &str) -> String {
     let at = if e.contains(" ports") { device().or_else(ni) } else { ni() };
     match at {
         Some(at) => file.fault(at, e.trim_start_matches("--")),
-        None if e.starts_with(&file.path.display().to_string()) => format!("{e}\n"),
-        None => format!("{}: {e}\n", file.path.display()),
+        None if e.starts_with(&file.name) => format!("{e}\n"),
+        None => format!("{}: {e}\n", file.name),
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod model;
 pub(crate) mod own_nis;
 pub(crate) mod reader;
 pub(crate) mod reload;
+pub(crate) mod source;
 mod ways;
 pub(crate) mod write;
 pub(crate) mod yaml;

@@ -1,7 +1,7 @@
 //! The configuration of a node that runs: prints it, and changes it as a whole or not at all.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::ValueEnum;
@@ -18,6 +18,7 @@ use super::merge::{self, Bad, Loaded, NO_TELEMETRY};
 use super::model::{Model, Ni, Said};
 use super::own_nis::{self, Nis, Taking};
 use super::reader::CREDITS;
+use super::source::Source;
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, Offload, ServeArgs, Switch};
@@ -182,17 +183,19 @@ impl Live {
         Ok(Style::PLAIN.yaml(&Model { routes, peers, faults, ..running(&args, &cfg) }))
     }
 
-    /// Has the node take the file at `path`, or the one that it was started with.
-    pub(crate) fn apply(&self, front: &Inspection, path: Option<&Path>, taking: Taking) -> Outcome {
-        let Some(path) = path.or(self.path.as_deref()) else {
-            return Outcome::Failed("it was started without --config: name a file".into());
+    /// Has the node take a file, or read the one that it was started with.
+    pub(crate) fn apply(&self, front: &Inspection, file: Option<Source>, taking: Taking) -> Outcome {
+        let loaded = match (file, self.path.as_deref()) {
+            (Some(file), _) => merge::read(file),
+            (None, Some(own)) => merge::load(own),
+            (None, None) => return Outcome::Failed("it was started without --config: name a file".into()),
         };
-        let mut file = match merge::load(path) {
+        let mut file = match loaded {
             Ok(f) => f,
             Err(e) => return Outcome::Faults(e),
         };
         if taking == Taking::Adding {
-            self.keep_own_sections(path, &mut file.model);
+            self.keep_own_sections(&mut file.model);
         }
         let _alone = self.alone();
         let old = self.current();
@@ -220,9 +223,9 @@ impl Live {
         }
     }
 
-    /// What lnetctl's files have no section for stays as the node's own file has it, unless `model`, of the file at `path`, says other.
-    fn keep_own_sections(&self, path: &Path, model: &mut Model) {
-        let Some(Ok(own)) = self.path.as_deref().filter(|own| *own != path).map(merge::load) else { return };
+    /// What lnetctl's files have no section for stays as the node's own file has it, unless `model` says other.
+    fn keep_own_sections(&self, model: &mut Model) {
+        let Some(Ok(own)) = self.path.as_deref().map(merge::load) else { return };
         let ours = |s: &Said| matches!(s.key.part, Part::Node | Part::Dpdk | Part::Telemetry | Part::Log);
         for s in own.model.said.into_iter().filter(ours) {
             if model.said(s.key.part, s.key.name).is_none() {

@@ -43,6 +43,7 @@ use transport::socklnd::{Contact, PeerBrief};
 use transport::wire::ConnType;
 
 use crate::args::values::TRANSFER_MAX;
+use crate::config::source::Source;
 use crate::job::Job;
 
 /// Questions to a node.
@@ -112,8 +113,8 @@ pub(crate) enum Request {
     Export {},
     /// Takes a configuration file: all of it, or nothing.
     Apply {
-        /// The file, seen from the node; the one that it was started with where this is `None`.
-        path: Option<PathBuf>,
+        /// The file's text; the node reads the file that it was started with where this is `None`.
+        file: Option<Source>,
         /// The NIs that the node has stay.
         #[serde(default)]
         adds: bool,

@@ -1,9 +1,6 @@
 //! `import`: a running node takes a configuration file, as with `pollnd config apply`, but keeps its NIs; or loses what one names.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use transport::lnd::{PeerByHand, Route};
 
@@ -12,6 +9,7 @@ use super::refusal::{Refusal, text};
 use crate::config::merge;
 use crate::config::model::Ni;
 use crate::config::reload::Outcome;
+use crate::config::source::Source;
 use crate::fault_rules::{self, RuleText};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
@@ -23,56 +21,27 @@ fn refused(errno: i32, descr: &str) -> Refusal {
     Refusal::netlink("add", "import", errno, descr)
 }
 
-/// Longest text that is taken from standard input, in bytes: more than a file may have, which then says so.
-const TEXT_MAX: u64 = 2 << 20;
-
-/// The file to import.
-pub(super) struct Source {
-    path: PathBuf,
-    /// It has what standard input said, and goes with this.
-    own: bool,
+/// Reads the file, or standard input; one that cannot be opened is told of as lnetctl does.
+fn read(file: Option<&Path>, verb: &'static str) -> Result<Source, Refusal> {
+    let named = file.filter(|f| !Source::is_input(f));
+    if let Some((path, Err(e))) = named.map(|f| (f, std::fs::metadata(f))) {
+        let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        let descr = format!("cannot open '{}': {}", path.display(), text(errno));
+        let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
+        return Err(missing.with_status(super::refusal::status(errno)));
+    }
+    Source::asked(named).map_err(|e| faulty(verb, &e))
 }
 
-impl Source {
-    /// A file that cannot be read is told of as lnetctl does.
-    pub(super) fn of(file: Option<&Path>) -> Result<Source, Refusal> {
-        let Some(file) = file.filter(|f| *f != Path::new("-")) else {
-            return Source::of_input().map_err(|e| format!("standard input cannot be imported: {e}").into());
-        };
-        let path = std::path::absolute(file).map_err(|e| e.to_string())?;
-        if let Err(e) = std::fs::metadata(&path) {
-            let errno = e.raw_os_error().unwrap_or(libc::EIO);
-            let descr = format!("cannot open '{}': {}", file.display(), text(errno));
-            let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
-            return Err(missing.with_status(super::refusal::status(errno)));
-        }
-        Ok(Source { path, own: false })
-    }
-
-    /// The node opens files by itself.
-    fn of_input() -> io::Result<Source> {
-        let mut all = Vec::new();
-        io::stdin().lock().take(TEXT_MAX).read_to_end(&mut all)?;
-        let path = std::env::temp_dir().join(format!("pollnd-import-{}.yaml", std::process::id()));
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let s = Source { path, own: made.is_ok() };
-        made?.write_all(&all)?;
-        Ok(s)
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        if self.own {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+/// The faults of a file.
+fn faulty(verb: &'static str, all: &str) -> Refusal {
+    Refusal::netlink(verb, "import", libc::EINVAL, all.trim_end().replace('\n', "; "))
 }
 
 /// Deletes what the file names. What is not there is told of at the end, and all else is gone then: lnetctl goes on likewise.
-pub(super) fn del(file: &Source, mut node: Asked) -> Result<(), Refusal> {
-    let told = |e: String| Refusal::netlink("del", "import", libc::EINVAL, e.trim_end().replace('\n', "; "));
-    let model = merge::load(&file.path).map_err(told)?.model;
+pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
+    let model = merge::read(read(file, "del")?).map_err(|e| faulty("del", &e))?.model;
+    let mut node = node()?;
     let route = |r: &Route| Ask::DelRoute { net: r.net.to_string(), gateway: r.gateway.to_string() };
     let peer = |p: &PeerByHand| Some(Ask::DelPeer { primary: p.primary()?.to_string(), nids: Vec::new() });
     let ni = |n: &Ni| {
@@ -109,8 +78,14 @@ pub(super) fn del(file: &Source, mut node: Asked) -> Result<(), Refusal> {
     if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }
 }
 
-pub(super) fn import(file: &Source, mut node: Asked) -> Result<(), Refusal> {
-    let answer = node.0.one(&Request::Apply { path: Some(file.path.clone()), adds: true })?;
+/// Has the node add and set what the file says.
+pub(super) fn import(
+    file: Option<&Path>,
+    node: impl FnOnce() -> Result<Asked, Refusal>,
+) -> Result<(), Refusal> {
+    let file = read(file, "add")?;
+    merge::read(file.clone()).map_err(|e| faulty("add", &e))?;
+    let answer = node()?.0.one(&Request::Apply { file: Some(file), adds: true })?;
     Err(match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
             // lnetctl says nothing on standard output.
@@ -121,7 +96,7 @@ pub(super) fn import(file: &Source, mut node: Asked) -> Result<(), Refusal> {
         Outcome::Restart(all) => {
             refused(libc::EBUSY, &format!("nothing was changed, this needs a restart: {}", all.join("; ")))
         }
-        Outcome::Faults(all) => refused(libc::EINVAL, &all.trim_end().replace('\n', "; ")),
+        Outcome::Faults(all) => faulty("add", &all),
         Outcome::Failed(e) => refused(libc::EIO, &e),
     })
 }
