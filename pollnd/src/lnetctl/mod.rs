@@ -9,6 +9,7 @@ mod lnetctl_tests;
 mod looking;
 mod nets;
 mod ni_values;
+mod nid_ranges;
 mod refusal;
 pub(crate) mod routed;
 mod routing;
