@@ -9,7 +9,7 @@ use transport::lnd::TcpKind;
 use super::keys::{Key, Means};
 use super::merge::{self, Bad, Loaded};
 use super::model::{Ni, Said};
-use super::reload::Outcome;
+use super::outcome::Outcome;
 use super::source::Source;
 use super::write::Style;
 use crate::args::ConfigVerb;
@@ -89,7 +89,7 @@ fn apply(path: Option<PathBuf>, node: Option<&str>) -> Result<ExitCode, String> 
             return Ok(ExitCode::from(FAULTY));
         }
     };
-    let answer = Client::new(node)?.one(&Request::Apply { file, adds: false })?;
+    let answer = Client::new(node)?.one(&Request::Apply { file })?;
     match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
             notes.iter().for_each(out::note);

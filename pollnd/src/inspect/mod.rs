@@ -111,13 +111,15 @@ pub(crate) enum Request {
     },
     /// Prints the configuration.
     Export {},
-    /// Takes a configuration file: all of it, or nothing.
+    /// Becomes what a configuration file says: all of it, or nothing.
     Apply {
         /// The file's text; the node reads the file that it was started with where this is `None`.
         file: Option<Source>,
-        /// The NIs that the node has stay.
-        #[serde(default)]
-        adds: bool,
+    },
+    /// Gets what a configuration file says, all of it or nothing, and keeps all else.
+    Import {
+        /// The file's text.
+        file: Source,
     },
     /// A question of lnetctl's.
     Lnet {

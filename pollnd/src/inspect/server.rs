@@ -21,7 +21,6 @@ use super::shared::{About, Shared, say};
 use super::{
     Request, account, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs,
 };
-use crate::config::own_nis::Taking;
 use crate::{file, limits};
 
 /// Askers at a time.
@@ -208,10 +207,8 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Export {} => shared.live().and_then(|l| l.export(&shared.front)).map(|text| json!(text)),
-        Request::Apply { file, adds } => {
-            let taking = if adds { Taking::Adding } else { Taking::Whole };
-            shared.live().map(|l| l.apply(&shared.front, file, taking)).map(|o| o.answer())
-        }
+        Request::Apply { file } => shared.live().map(|l| l.apply(&shared.front, file).answer()),
+        Request::Import { file } => shared.live().map(|l| l.import(&shared.front, file).answer()),
         Request::Lnet { ask } => match account::serve(s, shared, &ask)? {
             Ok(end) => Ok(end),
             Err(e) => return say(s, &e.answer()),

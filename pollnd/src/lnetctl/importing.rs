@@ -1,4 +1,4 @@
-//! `import`: a running node takes a configuration file, as with `pollnd config apply`, but keeps its NIs; or loses what one names.
+//! `import`: a running node gets what a configuration file says, and keeps all else; or loses what one names.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::Asked;
 use super::refusal::{Refusal, text};
 use crate::config::merge;
 use crate::config::model::Ni;
-use crate::config::reload::Outcome;
+use crate::config::outcome::Outcome;
 use crate::config::source::Source;
 use crate::fault_rules::{self, RuleText};
 use crate::inspect::Request;
@@ -38,6 +38,12 @@ fn faulty(verb: &'static str, all: &str) -> Refusal {
     Refusal::netlink(verb, "import", libc::EINVAL, all.trim_end().replace('\n', "; "))
 }
 
+/// The NID of an NI of a file, or the network and interface.
+fn named(ni: &Ni) -> String {
+    let by_interface = || format!("{} of {}", ni.net, ni.interface.as_deref().unwrap_or_default());
+    ni.nid.map_or_else(by_interface, |n| n.to_string())
+}
+
 /// Deletes what the file names. What is not there is told of at the end, and all else is gone then: lnetctl goes on likewise.
 pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
     let model = merge::read(read(file, "del")?).map_err(|e| faulty("del", &e))?.model;
@@ -51,14 +57,16 @@ pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refu
         Ask::DelNet(Box::new(NetOrder { net: Some(n.net.clone()), nid, interfaces, ..NetOrder::default() }))
     };
     // Routes would go with their networks.
-    let routes = model.routes.iter().map(|(r, _)| route(r));
-    let peers = model.peers.iter().filter_map(|(p, _)| peer(p));
+    let routes = model.routes.iter().map(|(r, _)| (format!("route: {} {}", r.net, r.gateway), route(r)));
+    let peers = model.peers.iter().filter_map(|(p, _)| Some((format!("peer: {p}"), peer(p)?)));
+    let nis = model.nis.iter().map(|n| (format!("net: {}", named(n)), ni(n)));
     let mut left = Vec::new();
     let mut last = 0;
-    for ask in routes.chain(peers).chain(model.nis.iter().map(ni)) {
+    let mut gone = Vec::new();
+    for (what, ask) in routes.chain(peers).chain(nis) {
         let missing = |errno, e: &str| Refusal::netlink("del", "import", errno, e);
         match node.order(ask, missing) {
-            Ok(()) => {}
+            Ok(()) => gone.push(format!("{what} is gone")),
             // No node any more.
             Err(e) if e.errno == 0 => return Err(e),
             Err(e) => {
@@ -69,13 +77,23 @@ pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refu
     }
     for (rule, _) in &model.faults {
         let order = Order::Remove(RuleText::of(rule));
-        let gone = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
-        if gone["end"] == 0 {
+        let removed = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
+        let words = fault_rules::words(rule);
+        if removed["end"] == 0 {
             last = libc::ENOENT;
-            left.push(format!("there is no fault rule {}", fault_rules::words(rule)));
+            left.push(format!("there is no fault rule {words}"));
+        } else {
+            gone.push(format!("fault: {words} is gone"));
         }
     }
+    told(gone);
     if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }
+}
+
+/// Says what is other now. lnetctl says nothing on standard output.
+fn told(changed: Vec<String>) {
+    let all = if changed.is_empty() { vec!["nothing is other".to_owned()] } else { changed };
+    all.iter().for_each(out::note);
 }
 
 /// Has the node add and set what the file says.
@@ -85,12 +103,11 @@ pub(super) fn import(
 ) -> Result<(), Refusal> {
     let file = read(file, "add")?;
     merge::read(file.clone()).map_err(|e| faulty("add", &e))?;
-    let answer = node()?.0.one(&Request::Apply { file: Some(file), adds: true })?;
+    let answer = node()?.0.one(&Request::Import { file })?;
     Err(match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
-            // lnetctl says nothing on standard output.
-            let nis = changed.iter().filter(|c| c.starts_with("net: "));
-            notes.iter().chain(nis).for_each(out::note);
+            notes.iter().for_each(out::note);
+            told(changed);
             return Ok(());
         }
         Outcome::Restart(all) => {
