@@ -351,10 +351,9 @@ impl Reader {
             Some(s) => cpts(s.value()),
         };
         let own = own.map(|all| listed(&all));
-        let own = own.as_deref().unwrap_or("the machine's");
         for ni in &mut self.model.nis {
-            if let Some((cpt, at)) = ni.cpt.take_if(|c| c.0 != own) {
-                self.model.passed.push(Fault::new(at, readings::other_cpts(&cpt, own)));
+            if let Some((cpt, at)) = ni.cpt.take_if(|c| own.as_ref() != Some(&c.0)) {
+                self.model.passed.push(Fault::new(at, readings::other_cpts(&cpt)));
             }
         }
         let mut c = Config { tcp_kind: self.kind, ..Config::new(Nid::LO, 0) };

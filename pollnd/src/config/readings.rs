@@ -49,8 +49,8 @@ pub(super) fn renamed(name: &str) -> &str {
 }
 
 /// A word about an NI's CPTs that are not those of the node.
-pub(super) fn other_cpts(said: &str, own: &str) -> String {
-    format!("CPT: {said} is passed over: an NI is served by all of the node's CPTs, which are {own}")
+pub(super) fn other_cpts(said: &str) -> String {
+    format!("CPT: {said} is passed over: an NI is served by all of the node's CPTs")
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ global: {numa_range: 0, max_intf: 200, discovery: 1, drop_asym_route: 0, lnd_tim
             "16:98 detail is passed over: ",
             "16:109 seq_no is passed over: ",
             "21:7 detail is passed over: ",
-            "13:16 CPT: [0,1] is passed over: an NI is served by all of the node's CPTs, which are [0]",
+            "13:16 CPT: [0,1] is passed over: an NI is served by all of the node's CPTs",
         ];
         assert_eq!(words.len(), says.len(), "{words:#?}");
         for (word, says) in words.iter().zip(says) {
