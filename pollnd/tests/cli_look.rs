@@ -374,8 +374,8 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
         assert!(v["error"].as_str().is_some_and(|e| e.contains(says)), "{line}: {v}");
     }
     assert_eq!(say(&mut s, "{\"do\":\"hello\"}\n")["nid"].as_str(), Some(&nid(b)[..]));
-    let v = say(&mut connect(), &"x".repeat(9000));
-    assert!(v["error"].as_str().is_some_and(|e| e.contains("8192 bytes")), "{v}");
+    let v = say(&mut connect(), &"x".repeat(2_129_921));
+    assert!(v["error"].as_str().is_some_and(|e| e.contains("2129920 bytes")), "{v}");
     // One that asks and asks, and never reads: the pipe fills, and only its own answers wait.
     let mut deaf = connect();
     deaf.set_nonblocking(true).unwrap();
