@@ -323,6 +323,30 @@ pub(crate) fn shared(all: &[Asked<'_>]) -> Vec<String> {
     nids.filter_map(fault).collect()
 }
 
+/// The place of the port for an NI of `ip` that a running node of these arguments is to have besides its own: the port that `name` names, or
+/// that has the address, or whose network it is in, or the only one. 0 on kernel sockets.
+///
+/// # Errors
+/// None of these.
+pub(crate) fn place_for(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, String> {
+    if !on_port(a) {
+        return Ok(0);
+    }
+    let all = ports(a)?;
+    let short = |device: &str| device.split(',').next() == name;
+    let named = || all.iter().find(|p| Some(p.device) == name || short(p.device));
+    let has = || all.iter().find(|p| p.nids.iter().any(|n| n.ip() == Some(ip)));
+    let same = |own: IpAddr, p: &Asked<'_>| {
+        own.is_ipv4() == ip.is_ipv4() && masked(own, p.prefix(own)) == masked(ip, p.prefix(own))
+    };
+    let within = || all.iter().find(|p| p.nids.iter().filter_map(|n| n.ip()).any(|own| same(own, p)));
+    let only = || if let [only] = &all[..] { Some(only) } else { None };
+    named().or_else(has).or_else(within).or_else(only).map(|p| p.place).ok_or_else(|| {
+        let listed = all.iter().map(|p| p.device).collect::<Vec<_>>().join(", ");
+        format!("{ip}: it is in the network of none of {listed}: name its port, as `interfaces: 0: DEVICE` of the NI")
+    })
+}
+
 /// Whether the node is on ports, and not on kernel sockets.
 pub(crate) fn on_port(a: &NodeArgs) -> bool {
     let named = !(a.port.is_empty() && a.vdev.is_empty());

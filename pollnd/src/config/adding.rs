@@ -15,7 +15,7 @@ use super::own_nis::{Nis, Renewal, Wanted};
 use super::reader::CREDITS;
 use super::steps::{Course, differs, repeers, reroutes, rerules, retunes};
 use crate::args::ServeArgs;
-use crate::settings;
+use crate::{networks, settings};
 
 const SEC: u64 = 1_000_000_000;
 
@@ -162,8 +162,6 @@ impl Import<'_> {
         let file = self.file;
         let own = merge::nids(file)?;
         let there = self.nis.nids();
-        let fresh = own.iter().any(|n| !there.contains(n));
-        let places = if fresh { merge::places(file, &self.args.node, &own)? } else { Vec::new() };
         let (mut renewal, mut restart) = (Renewal::default(), Vec::new());
         for (nid, ni) in own.iter().zip(&file.model.nis) {
             let says = ni.credits_said;
@@ -176,7 +174,9 @@ impl Import<'_> {
                 );
                 continue;
             }
-            let place = places.iter().find(|p| p.0 == *nid).map_or(0, |p| p.1);
+            let name = ni.interface.as_deref();
+            let place = nid.ip().map_or(Ok(0), |ip| networks::place_for(&self.args.node, name, ip));
+            let place = place.map_err(|e| file.fault(ni.at, e))?;
             // The node's own number stays as it is.
             renewal.add(Wanted { nid: *nid, place, credits: Some(says.unwrap_or(before.ni_credits)) });
         }

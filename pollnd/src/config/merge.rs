@@ -132,6 +132,8 @@ impl Words {
         let said = format!("{}: {}", s.key.name, s.values.join(" "));
         let (flags, word): (&[&str], String) = match s.key.means {
             Means::Option(flag) | Means::OnOff(flag) => (&[flag], format!("--{flag}={}", s.value())),
+            // Places are those of NIs: with the command line's the file's are passed over.
+            Means::Each("ni-ports") if typed.has("nid") || typed.has("ni") => return,
             Means::Each(flag) => (&[flag], format!("--{flag}={}", s.values.join(","))),
             Means::Flag(flag, says) => {
                 let word = if s.value() == says.to_string() { format!("--{flag}") } else { String::new() };
@@ -335,7 +337,7 @@ fn fault(file: &Loaded, e: &str) -> String {
 ///
 /// # Errors
 /// NIs that do not go with the ports.
-pub(super) fn places(file: &Loaded, a: &NodeArgs, own: &[Nid]) -> Result<Vec<Placed>, String> {
+fn places(file: &Loaded, a: &NodeArgs, own: &[Nid]) -> Result<Vec<Placed>, String> {
     let [first, rest @ ..] = own else { return Ok(Vec::new()) };
     // Places of ports are those of the file's own NIs.
     let said = file.model.said(Part::Dpdk, "ni_ports");
