@@ -216,6 +216,7 @@ pub(crate) fn with_places(a: &NodeArgs) -> Result<Vec<(Nid, usize)>, String> {
 ///
 /// # Errors
 /// A port without one; as [`ports`].
+#[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "who opens ports needs all of it"))]
 pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
     let all = ports(a)?;
     let fault = all.iter().find_map(|p| empty(p, a));
