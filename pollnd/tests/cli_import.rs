@@ -236,3 +236,16 @@ fn an_export_has_the_figures_address() {
     at.config(&node, &["apply"]).good().says(&["nothing is other"]);
     node.stop().good();
 }
+
+/// `lnetctl export` writes what 0 comes to.
+#[test]
+fn a_router_s_own_export_changes_nothing() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let router = at.node(&["--nid", &nid(a), "--ni", &format!("{}1", nid(b)), "--routing"]);
+    for words in [&["export"][..], &["export", "--backup"]] {
+        let text = at.ctl(&router, words).good().out;
+        let pid = router.id().to_string();
+        at.fed(&text, &["lnetctl", "import", "--node", &pid]).good().tells(&["nothing is other"]);
+    }
+    router.stop().good();
+}

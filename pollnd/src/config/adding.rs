@@ -28,12 +28,18 @@ pub(super) struct Import<'a> {
     pub(super) file: &'a Loaded,
 }
 
+/// Tunables of router buffers, by class.
+const ROUTER_BUFFERS: [&str; 3] = ["tiny_router_buffers", "small_router_buffers", "large_router_buffers"];
+
 /// What a tunable of lnetctl's comes to where it is 0, which `lnetctl export` writes in place of 0.
 fn in_force(cfg: &Config, name: &str) -> Option<String> {
     match name {
         "conns_per_peer" => Some(cfg.conns().to_string()),
         "sock_timeout" => Some((cfg.timeout() / SEC).to_string()),
-        _ => None,
+        _ => {
+            let class = ROUTER_BUFFERS.iter().position(|n| *n == name)?;
+            cfg.routing.buffers().get(class).map(u32::to_string)
+        }
     }
 }
 
