@@ -71,6 +71,9 @@ pub(crate) struct Moved {
     /// Those errors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<Lost>,
+    /// The NID that they failed by, where it is not the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
     /// Wall time.
     pub(crate) wall_s: f64,
     /// CPU time of the process whose node it was.
@@ -169,7 +172,8 @@ impl Job {
         all.sort_by_key(|l| std::cmp::Reverse(l.messages));
         let why: Vec<String> = all.iter().map(|l| format!("{} with \"{}\"", l.messages, l.error)).collect();
         let of = units::many(m.messages + m.failed, "message");
-        format!("{}: {} of {of} ended with an error: {}", self.what(), m.failed, why.join(", "))
+        let by = m.by.as_ref().map_or_else(String::new, |by| format!("; {by}"));
+        format!("{}: {} of {of} ended with an error: {}{by}", self.what(), m.failed, why.join(", "))
     }
 
     /// Judges one that came to its end.
@@ -178,13 +182,15 @@ impl Job {
     /// Messages that were wrong, lost or missing.
     pub(crate) fn judge(&self, m: &Moved) -> Result<(), String> {
         if self.way == Way::Get && m.crc_bad > 0 {
-            return Err(format!("{} of {} had wrong bytes", m.crc_bad, units::many(m.messages, "answer")));
+            let of = units::many(m.messages, "answer");
+            return Err(format!("{}: {} of {of} had wrong bytes", self.what(), m.crc_bad));
         }
         if m.failed > 0 {
             return Err(self.losses(m));
         }
         if self.count.is_some() && self.seconds.is_none() && m.messages != self.limit() {
-            return Err(format!("{} of {} completed", m.messages, units::many(self.limit(), "message")));
+            let of = units::many(self.limit(), "message");
+            return Err(format!("{}: {} of {of} completed", self.what(), m.messages));
         }
         Ok(())
     }
@@ -216,6 +222,8 @@ pub(crate) struct Follow<'a> {
     before: (u64, bool),
     /// Figures and time of the last beat.
     beat: Beat,
+    /// The NID that messages had failed by at its end.
+    by: Option<String>,
 }
 
 impl<'a> Follow<'a> {
@@ -224,7 +232,7 @@ impl<'a> Follow<'a> {
         ctl.set_traffic(if job.way == Way::Put { Traffic::BulkChecked } else { Traffic::Get });
         let beat = Beat { at_s: 0.0, wall_s: 0.0, messages: 0, bytes: 0, failed: 0 };
         let now = Instant::now();
-        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), before: (0, false), beat }
+        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), before: (0, false), beat, by: None }
     }
 
     fn counts(&self) -> (u64, u64) {
@@ -246,6 +254,7 @@ impl<'a> Follow<'a> {
             return Step::End(Err(why::failed(front, target, latest())));
         }
         if done || n.saturating_add(failed) >= self.job.limit() {
+            self.by = if failed > 0 { why::other(front, target) } else { None };
             return Step::End(Ok(()));
         }
         if self.begun.is_none() && self.ctl.started.load(Ordering::Relaxed) > 0 {
@@ -293,6 +302,7 @@ impl<'a> Follow<'a> {
             bytes,
             failed: self.ctl.failed.load(Ordering::Relaxed),
             errors: self.ctl.losses().into_iter().map(lost).collect(),
+            by: self.by.clone(),
             wall_s: self.ctl.span().as_secs_f64(),
             cpu_s: (cpu_time() - self.cpu).as_secs_f64(),
             crc_bad: self.ctl.crc_bad.load(Ordering::Relaxed),
@@ -351,7 +361,15 @@ mod tests {
         );
         assert_eq!(job(MTU, Some(5)).judge(&Moved { messages: 5, ..Moved::default() }), Ok(()));
         let few = job(MTU, Some(6)).judge(&Moved { messages: 5, ..Moved::default() });
-        assert_eq!(few.unwrap_err(), "5 of 6 messages completed");
+        assert_eq!(few.unwrap_err(), "PUT to 10.0.0.2@tcp: 5 of 6 messages completed");
+        let m = Moved {
+            by: Some("its gateway fails".into()),
+            failed: 1,
+            errors: vec![lost("a", 1)],
+            ..Moved::default()
+        };
+        let told = job(MTU, None).judge(&m).unwrap_err();
+        assert!(told.ends_with("1 with \"a\"; its gateway fails"), "{told}");
     }
 
     /// An error of a message is not the transfer's, unless nothing has come through, or does for the time-out.

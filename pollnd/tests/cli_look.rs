@@ -401,6 +401,27 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
     node.stop().good();
 }
 
+/// One that has asked for more than it reads, and reads a little now and then: the node ends all the same, and says no more.
+#[test]
+fn an_asker_that_reads_slowly_does_not_hold_up_the_end() {
+    const QUESTIONS: usize = 1000;
+    let (at, b) = (Place::new(), own_ip());
+    let node = at.node(b);
+    let mut slow = UnixStream::connect(at.socket(&node)).unwrap();
+    slow.write_all("{\"do\":\"tunables\",\"name\":null}\n".repeat(QUESTIONS).as_bytes()).unwrap();
+    let reader = std::thread::spawn(move || {
+        let (mut all, mut some) = (Vec::new(), vec![0; 16 << 10]);
+        while let Ok(n @ 1..) = slow.read(&mut some) {
+            all.extend_from_slice(&some[..n]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        String::from_utf8_lossy(&all).matches("\"end\"").count()
+    });
+    node.stop().good();
+    let answers = reader.join().unwrap();
+    assert!(answers < QUESTIONS, "the node has waited for its reader");
+}
+
 /// Field report 21: where a socket's path would be too long, the next folder has it, and it is said.
 #[test]
 fn a_run_folder_with_too_long_a_path_is_not_the_only_one() {

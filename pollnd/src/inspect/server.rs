@@ -31,6 +31,11 @@ const REQUEST_MAX: usize = 8192;
 /// Longest time of an asker to read what was written before it is cut off.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Time in which all askers hear the end of a node that goes down; who reads a little now and then has no more.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Interval of looks whether they have.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// A node's control socket. It is served until this is dropped.
 pub(crate) struct Server {
     path: PathBuf,
@@ -101,7 +106,12 @@ impl Drop for Server {
         for a in &all {
             let _ = a.stream.shutdown(std::net::Shutdown::Read);
         }
+        let until = Instant::now() + GOODBYE;
         for a in all {
+            while !a.thread.is_finished() && Instant::now() < until {
+                dataplane::clock::pause(LOOK);
+            }
+            let _ = a.stream.shutdown(std::net::Shutdown::Both);
             let _ = a.thread.join();
         }
     }

@@ -241,7 +241,7 @@ impl Lnet {
         pool.take(out, 1);
         pool.note();
         let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
-        let lease = Lease { ni, class, out, to: dest, len, left: false, bucket, peer, key };
+        let lease = Lease { ni, class, out, to: dest, len, over: msg.over, left: false, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
         p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
@@ -528,6 +528,8 @@ impl Lnet {
             pool.note();
         }
         self.stand_in_line(key);
+        // Whether it is to be relieved is looked at anew.
+        self.timers.by(now, key, now);
     }
 }
 

@@ -175,7 +175,12 @@ impl Peer {
 
     /// Whether it has said of itself who it is.
     pub(super) fn answered(&self) -> bool {
-        !self.unsure() && self.more.as_ref().is_some_and(|m| m.features != 0)
+        !self.unsure() && self.has_spoken()
+    }
+
+    /// Whether it has ever said who it is.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.more.as_ref().is_some_and(|m| m.features != 0)
     }
 
     /// Features that it last told, and how many pushes to it have failed in a row; `None` for one that has not been heard.
@@ -365,7 +370,12 @@ impl Lnet {
             return Some(tx);
         }
         let (nid, now) = (self.id_of(subject)?.nid, cx.now);
-        let is_alias = self.aliases.is_told(nid);
+        // Of a node behind a router another's word is not enough.
+        let is_claimed = subject.far.is_some() && self.aliases.claim_on(nid).is_some();
+        if is_claimed {
+            self.is_used(cx, nid);
+        }
+        let is_alias = self.aliases.is_told(nid) && !is_claimed;
         let known = self.known(subject)?;
         if is_alias && known.standing.apply(Step::Heard).is_some() {
             return Some(tx);

@@ -17,6 +17,7 @@ use super::drops::From;
 use super::guest::Lease;
 use super::hop::{Hop, Way};
 use super::remote::Body;
+use super::stuck::PATIENCE;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::{
     Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NiId, Owner, Payload, Pieces, Placement, RxPiece, Sink,
@@ -37,6 +38,8 @@ enum Stays {
     Loop,
     /// Its target takes nothing, and one is here for it.
     Stuck,
+    /// Its sender has gone, and it had no router buffer in a time-out.
+    LeftBehind,
 }
 
 /// Payload from which a message may leave before it is whole, in bytes: what is shorter comes in one or two parts.
@@ -88,7 +91,10 @@ impl Lnet {
             }
         };
         let Some(lease) = self.lease(cx, lnd, msg, to) else {
-            return lnd.hold(self, cx, msg.key, Hold::Buffer);
+            return match msg.over <= cx.now {
+                true => self.left_behind(cx, lnd, msg),
+                false => lnd.hold(self, cx, msg.key, Hold::Buffer),
+            };
         };
         let len = lease.len;
         let sum = msg.sum.as_ref().filter(|_| len > 0).cloned();
@@ -99,6 +105,16 @@ impl Lnet {
             lnd.in_parts(msg.key, CUT_PART);
         }
         lnd.recv(self, cx, msg.key, &mut { placement }, Delivery::Forward(lease), len);
+    }
+
+    /// Drops a message that waits for a router buffer: what its sender left is over.
+    #[cold]
+    pub(super) fn left_behind<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        if let Some(ticket) = lnd.ticket(msg.key) {
+            self.leave_line(msg.peer, &ticket);
+        }
+        self.stays(cx, (lnd.ni(), Some(msg.peer)), Stays::LeftBehind, &msg.hdr);
+        lnd.skip(self, cx, msg.key);
     }
 
     /// Whether a message that came by `from`, and from `sender`, is passed on, as far as its header tells, and to which of our
@@ -134,6 +150,7 @@ impl Lnet {
             Stays::NoRoute => cx.counters.drop_no_route += 1,
             Stays::Loop => cx.counters.drop_route_loop += 1,
             Stays::Stuck => cx.counters.drop_stuck += 1,
+            Stays::LeftBehind => cx.counters.drop_left_behind += 1,
         }
         self.drop_counted(from, hdr);
     }
@@ -295,6 +312,9 @@ impl Lnet {
         };
         // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
         msg.deadline = cx.now + cx.cfg.timeout();
+        if let TxDone::Forward(lease) = &msg.done {
+            msg.deadline = msg.deadline.min(lease.over.max(cx.now + PATIENCE));
+        }
         let found = known.or_else(|| lnd.find(via));
         if known.is_none()
             && let TxDone::Forward(lease) = &msg.done

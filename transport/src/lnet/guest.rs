@@ -22,6 +22,8 @@ pub(crate) struct Lease {
     /// The NID that it is for.
     pub(super) to: Nid,
     pub(super) len: u32,
+    /// Time at which what its sender left is over, in ns, if that has gone.
+    pub(super) over: u64,
     /// The next hop has the message.
     pub(super) left: bool,
     /// The connection's, whose home has the buffer.
@@ -55,6 +57,10 @@ pub(super) struct Guest {
     pub(super) places: [Place; CLASSES],
     /// Since when it has no buffer left and more to send, and none has come home, in ns; 0 where that is not so.
     pub(super) full_since: u64,
+    /// It has gone, and what it left is over by then, in ns; 0 where that is not so.
+    pub(super) over: u64,
+    /// Time at which it was looked at last whether it is to be relieved, in ns.
+    pub(super) looked: u64,
 }
 
 /// A message that waits for a buffer.

@@ -385,9 +385,10 @@ impl Lnet {
                 && let Some(lnd) = self.lnd_of(lnds, peer)
             {
                 self.end_overdue(cx, lnd, peer);
-                self.relieve(cx, lnds, peer);
+                self.relieve(cx, peer);
             }
         }
+        self.drop_for_found(cx, lnds);
         self.ops.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
         for i in due.drain(..) {

@@ -98,10 +98,10 @@ impl Queues {
         self.pop(Line::Own).or_else(|| self.pop(Line::PassedOn))
     }
 
-    /// Takes messages of other nodes for this NID.
-    pub(super) fn take_for(&mut self, nid: Nid) -> VecDeque<Msg> {
+    /// Takes messages of other nodes for these NIDs.
+    pub(super) fn take_for(&mut self, nids: impl Fn(Nid) -> bool) -> VecDeque<Msg> {
         let Some(p) = &mut self.passed_on else { return VecDeque::new() };
-        let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
+        let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| nids(h.dest_nid));
         let (taken, left) = std::mem::take(&mut p.line).into_iter().partition(is_for);
         p.line = left;
         taken

@@ -305,6 +305,7 @@ impl SockStreams {
                 c.readable |= e.is_readable() || e.is_read_closed() || e.is_error();
                 c.writable |= e.is_writable() || e.is_write_closed() || e.is_error();
                 c.ended |= e.is_error();
+                c.fin |= e.is_read_closed();
             }
         }
     }
@@ -416,6 +417,11 @@ impl SockStreams {
             if c.eof && c.rx.is_empty() && c.state.apply(ConnEvent::Fin).is_some() {
                 n += 1;
                 sink(Happened::PeerFin(c.id));
+            }
+            // A machine that waits reads no further, and would not hear of the FIN.
+            if c.fin && !c.rx.is_empty() && c.dead.is_none() && c.state.apply(ConnEvent::Last).is_some() {
+                n += 1;
+                sink(Happened::LastBytes(c.id));
             }
             // The kernel tells of a RST when it is read up to that, which a machine that waits for the peer never does.
             if c.ended && !c.rx.is_empty() && c.dead.is_none() && c.state.apply(ConnEvent::End).is_some() {

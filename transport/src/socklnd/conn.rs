@@ -55,6 +55,8 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) ended: bool,
     /// A FIN came behind the message that waits.
     pub(super) fin: bool,
+    /// The peer has gone, and by then all that it left unread is over, in ns.
+    pub(super) over: u64,
     /// Messages that are in copy jobs, and those behind them.
     pub(super) copy_queue: Option<Box<CopyQueue<U::Delivery>>>,
     pub(super) txq: TxQueue<U::Token>,
@@ -99,6 +101,7 @@ impl<U: Upper> Conn<U> {
             rx: Rx::new(),
             ended: false,
             fin: false,
+            over: u64::MAX,
             copy_queue: None,
             txq: TxQueue::new(Version::V3, ConnType::None),
             pushed: 0,
