@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(super) listed_for_ni: bool,
     /// Stands in its host's list of peers that wait for a credit of the NI.
     pub(super) listed_for_host: bool,
+    /// Time since which messages of other nodes wait for it, or are on their way to it, and none that had to be taken has been, in ns.
+    pub(super) passes_since: u64,
     pub(super) discovery: discovery::Peer,
     /// Only of one that has sent messages for others.
     pub(super) guest: Option<Box<Guest>>,
@@ -59,6 +61,7 @@ impl Peer {
             uses: Uses::default(),
             listed_for_ni: false,
             listed_for_host: false,
+            passes_since: 0,
             discovery: discovery::Peer::NEW,
             guest: None,
             figures: Box::default(),
@@ -70,6 +73,19 @@ impl Peer {
     #[inline]
     pub(super) fn has_credit(&self, most: u32, line: Line) -> bool {
         self.uses.credits < most || line == Line::Own && self.uses.credits == self.uses.passed
+    }
+
+    /// Whether messages of other nodes wait for it, or are on their way to it.
+    pub(super) fn is_passed_to(&self) -> bool {
+        self.uses.passed > 0 || self.waiting.front(Line::PassedOn).is_some()
+    }
+
+    /// One more message of another node is for it.
+    #[inline]
+    pub(super) fn begins_to_pass(&mut self, now: u64) {
+        if !self.is_passed_to() {
+            self.passes_since = now;
+        }
     }
 
     /// Messages from it for other nodes that hold a router buffer, or wait for one.
