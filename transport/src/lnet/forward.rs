@@ -313,7 +313,7 @@ impl Lnet {
             && !self.stuck.is_empty()
             && !self.may_follow(cx, lnd, via, hdr.dest_nid)
         {
-            self.stays(cx, (ni, None), Stays::Stuck, hdr);
+            self.stays(cx, (lease.ni, None), Stays::Stuck, hdr);
             return self.homeward.push_back(lease);
         }
         // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.

@@ -47,7 +47,9 @@ pub(super) struct Guest {
     /// Buffers that they hold, by class and network that they go to, and bytes.
     pub(super) held: [[u32; NIS_MAX]; CLASSES],
     pub(super) bytes: u64,
-    /// The same by whom they are for: no more entries than buffers.
+    /// Buffers by group.
+    of_group: [u32; GROUPS],
+    /// Buffers and bytes by whom they are for: no more entries than buffers.
     pub(super) to: Vec<(ProcessId, BufferClass, Room)>,
     /// Messages that wait for one, by class.
     pub(super) waiting: [VecDeque<Waiting>; CLASSES],
@@ -77,6 +79,9 @@ impl Guest {
         if let Some(held) = held {
             *held += 1;
         }
+        if let Some(held) = self.of_group.get_mut(lease.class.group()) {
+            *held += 1;
+        }
         self.bytes += u64::from(lease.len);
         let n = lease.room();
         match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class)) {
@@ -90,6 +95,9 @@ impl Guest {
         let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
         let Some(held) = held.filter(|n| **n > 0) else { return false };
         *held -= 1;
+        if let Some(held) = self.of_group.get_mut(lease.class.group()) {
+            *held = held.saturating_sub(1);
+        }
         self.bytes = self.bytes.saturating_sub(lease.len.into());
         if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
             && let Some((.., room)) = self.to.get_mut(at)
@@ -105,16 +113,13 @@ impl Guest {
 
     /// Whether it holds as many buffers of the class's group as it may, which is `most`.
     pub(super) fn is_full(&self, class: BufferClass, most: u32) -> bool {
-        let of_group = BufferClass::ALL.iter().zip(&self.held).filter(|(c, _)| c.group() == class.group());
-        of_group.flat_map(|(_, held)| held).sum::<u32>() >= most
+        self.of_group.get(class.group()).is_some_and(|held| *held >= most)
     }
 
     /// Whether messages of a group wait, and it holds as many buffers of that as it may.
     pub(super) fn is_held_up(&self, group: usize, most: u32) -> bool {
-        let waits = |(class, waiting): (&BufferClass, &VecDeque<Waiting>)| {
-            class.group() == group && !waiting.is_empty() && self.is_full(*class, most)
-        };
-        BufferClass::ALL.iter().zip(&self.waiting).any(waits)
+        let mut of_group = BufferClass::ALL.iter().zip(&self.waiting).filter(|(c, _)| c.group() == group);
+        of_group.any(|(class, waiting)| !waiting.is_empty() && self.is_full(*class, most))
     }
 
     /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders

@@ -209,12 +209,7 @@ impl Lnet {
     }
 
     /// Next hops of this shard on the way to a node that have messages of others, and have taken nothing for a while.
-    fn hops_that_rest<L: Lnd<Lnet>>(
-        &self,
-        cx: &Cx,
-        lnds: &[L],
-        id: ProcessId,
-    ) -> impl Iterator<Item = Key> {
+    fn hops_that_rest<L: Lnd<Lnet>>(&self, cx: &Cx, lnds: &[L], id: ProcessId) -> impl Iterator<Item = Key> {
         let gateways = self.routes.up_to(id.nid.net()).map(ProcessId::lustre);
         let hops = std::iter::once(id).chain(gateways);
         let keys = hops.flat_map(|hop| lnds.iter().filter_map(move |lnd| lnd.find(hop)));
