@@ -311,7 +311,7 @@ impl Lnet {
         if let TxDone::Forward(lease) = msg.done
             && let Some(hdr) = &msg.hdr
             && !self.stuck.is_empty()
-            && !self.may_follow(cx, lnd, via, hdr.dest_nid)
+            && !self.stuck.admits(hdr.dest_nid, cx.now)
         {
             self.stays(cx, (lease.ni, None), Stays::Stuck, hdr);
             return self.homeward.push_back(lease);

@@ -19,8 +19,9 @@
 //! with their headers are TCP's at once, and say nothing.
 //!
 //! From then on, for [`TERM`] at most, one message at a time may be on its way to the node; others are dropped (`drop_stuck`), so no source
-//! fills up with them again. With the first byte that it takes it is as good as others: nothing is remembered. Where no source waits
-//! nothing is dropped before its time-out, as at kernels.
+//! fills up with them again. With the first one that it takes it is as good as others, and nothing is remembered. Bytes alone are not
+//! enough for that: one that acknowledges no message would have all buffers again each time it connects. Where no source waits nothing
+//! is dropped before its time-out, as at kernels.
 //!
 //! So is one relieved that has gone, and left more than there are buffers for, when half a time-out has passed, whosever messages hold the
 //! buffers. What it left for others follows then; what has not found a buffer when the time-out is over is dropped (`drop_left_behind`).
@@ -82,7 +83,7 @@ impl Stuck {
     }
 
     /// Whether a message may go to it, beside those on their way.
-    fn admits(&mut self, nid: Nid, now: u64) -> bool {
+    pub(super) fn admits(&mut self, nid: Nid, now: u64) -> bool {
         if !self.has(nid, now) {
             return true;
         }
@@ -218,21 +219,6 @@ impl Lnet {
             let Some(p) = self.peers.get(*key).filter(|p| p.is_passed_to()) else { return false };
             p.passes_since <= then && lnds.get(p.ni.index()).is_some_and(|lnd| lnd.took(p.entry) <= then)
         })
-    }
-
-    /// Whether a message for a node may go on to `hop`, where some nodes take nothing.
-    #[cold]
-    pub(super) fn may_follow<L: Lnd<Lnet>>(&mut self, cx: &Cx, lnd: &L, hop: ProcessId, nid: Nid) -> bool {
-        if self.stuck.admits(nid, cx.now) {
-            return true;
-        }
-        let entry = lnd.find(hop).and_then(|key| self.peers.get(key)).map(|p| p.entry);
-        let took = entry.map_or(0, |entry| lnd.took(entry));
-        let takes = self.stuck.strikes.get(&nid).is_none_or(|s| took > s.since);
-        if takes {
-            self.stuck.takes(nid);
-        }
-        takes
     }
 
     /// A next hop has a message.

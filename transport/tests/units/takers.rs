@@ -169,6 +169,28 @@ fn one_that_is_back_is_as_good_as_others() {
     }
 }
 
+/// A node takes bytes, acknowledges no message, and connects anew: it has one message at a time, and nobody waits for it again.
+#[test]
+fn one_that_acknowledges_no_message_does_not_have_all_buffers_again() {
+    for (shards, cut, cfg) in worlds() {
+        let mut w = world(&cfg, shards);
+        let hop = Hop::connects(&mut w, 66, Version::V3);
+        say(&mut w, hop.nid, 0..9);
+        w.run(7 * SEC);
+        assert_eq!((w.count().forward_stuck, came(&w, &hop).len()), (1, 8), "{shards} {cut}");
+        let hop = Hop::connects(&mut w, 66, Version::V3);
+        for n in 0..10 {
+            say(&mut w, hop.nid, 20 + 10 * n..29 + 10 * n);
+            say(&mut w, b(3), n..n + 1);
+            w.run(SEC);
+            assert_eq!(w.heard().len(), 1, "{shards} {cut} {n}");
+        }
+        let c = w.count();
+        assert_eq!((c.forward_stuck, came(&w, &hop).len(), free(&mut w)), (1, 1, 199), "{shards} {cut}");
+        assert!(c.drop_stuck >= 89, "{shards} {cut}: {}", c.drop_stuck);
+    }
+}
+
 /// All bulk buffers of a source have messages for a slow node. What is small goes by connections of its own, and has buffers of its own:
 /// ACKs, requests, checks of the router, and what is answered to others.
 #[test]
