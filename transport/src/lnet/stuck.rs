@@ -40,6 +40,8 @@ use crate::wire::{Nid, ProcessId};
 
 /// Time in which a node takes no byte, in ns: more than a pause of one that works, or of a network that lost some segments in a row.
 pub(super) const PATIENCE: u64 = 5 * SEC;
+/// Time until it is asked again whether one takes nothing, in ns: it may have taken some just after the source had no buffer left.
+const AGAIN: u64 = SEC;
 /// Time for which one message at a time goes to such a node, in ns.
 const TERM: u64 = 60 * SEC;
 /// Nodes that are known to take nothing, at most.
@@ -168,7 +170,8 @@ impl Lnet {
             return self.timers.by(cx.now, source, due);
         }
         guest.looked = cx.now;
-        guest.full_since.iter_mut().filter(|since| **since > 0).for_each(|since| *since = cx.now);
+        let over = |since: &&mut u64| **since > 0 && **since + PATIENCE <= cx.now;
+        guest.full_since.iter_mut().filter(over).for_each(|since| *since = cx.now + AGAIN - PATIENCE);
         self.timers.by(cx.now, source, guest.relief(timeout));
         let waiting = guest.waiting.iter().flatten().filter(|_| guest.over > 0).map(|w| w.to);
         self.stuck.asked.extend(guest.to.iter().map(|t| t.0).chain(waiting));
