@@ -212,7 +212,7 @@ fn what_is_small_does_not_wait_for_a_slow_taker_of_bulk() {
             }
             w.heard();
             w.say(a(2), b(3), LnetBody::Ack { handle, match_bits: 1, mlength: 1 }, Vec::new());
-            w.say(a(2), b(3), put(n), bytes(1000, n));
+            w.say(a(2), b(3), put(n), bytes(500, n));
             w.say(a(2), nid(R[0]), get, Vec::new());
             w.run(SEC);
             let got: Vec<(Nid, &str)> = w.heard().iter().map(|h| (h.by, h.hdr.body.name())).collect();
