@@ -28,8 +28,6 @@ pub(crate) struct Peer {
     pub(super) listed_for_ni: bool,
     /// Stands in its host's list of peers that wait for a credit of the NI.
     pub(super) listed_for_host: bool,
-    /// Time since which messages of other nodes wait for it, or are on their way to it, and none that had to be taken has been, in ns.
-    pub(super) passes_since: u64,
     pub(super) discovery: discovery::Peer,
     /// Only of one that has sent messages for others.
     pub(super) guest: Option<Box<Guest>>,
@@ -48,6 +46,8 @@ pub(super) struct Figures {
     pub(super) most_buffers: u32,
     /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
     pub(super) may_wait: u64,
+    /// Time since which messages of other nodes wait for it, or are on their way to it, and none that had to be taken has been, in ns.
+    pub(super) passes_since: u64,
 }
 
 impl Peer {
@@ -61,7 +61,6 @@ impl Peer {
             uses: Uses::default(),
             listed_for_ni: false,
             listed_for_host: false,
-            passes_since: 0,
             discovery: discovery::Peer::NEW,
             guest: None,
             figures: Box::default(),
@@ -84,7 +83,7 @@ impl Peer {
     #[inline]
     pub(super) fn begins_to_pass(&mut self, now: u64) {
         if !self.is_passed_to() {
-            self.passes_since = now;
+            self.figures.passes_since = now;
         }
     }
 

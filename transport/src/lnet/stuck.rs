@@ -220,7 +220,8 @@ impl Lnet {
         let then = cx.now.saturating_sub(PATIENCE);
         keys.filter(move |key| {
             let Some(p) = self.peers.get(*key).filter(|p| p.is_passed_to()) else { return false };
-            p.passes_since <= then && lnds.get(p.ni.index()).is_some_and(|lnd| lnd.took(p.entry) <= then)
+            p.figures.passes_since <= then
+                && lnds.get(p.ni.index()).is_some_and(|lnd| lnd.took(p.entry) <= then)
         })
     }
 
@@ -231,7 +232,7 @@ impl Lnet {
         if lease.len as usize > INLINE_PAYLOAD_MAX {
             self.stuck.takes(lease.to.nid);
             if let Some(p) = self.peers.get_mut(hop) {
-                p.passes_since = cx.now;
+                p.figures.passes_since = cx.now;
             }
         }
     }

@@ -338,7 +338,7 @@ fn many_nodes_that_take_nothing_cost_one_look_at_the_peers() {
         w.run(7 * SEC);
         let c = w.count();
         assert_eq!((c.forward_stuck, free(&mut w)), (40, 199), "{shards}: {c:?}");
-        let peers: usize = (0..w.shards).map(|n| w.net.nodes[n].machine.gauges().peers as usize).sum();
+        let peers: usize = (0..w.shards).map(|n| w.net.nodes[n].machine.gauges().peers).sum();
         assert!(c.forward_stuck_looks <= peers as u64, "{shards}: {} of {peers}", c.forward_stuck_looks);
     }
 }
