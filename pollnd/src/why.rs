@@ -158,6 +158,20 @@ pub(crate) fn number(front: &Inspection, nid: Nid, e: LnetError) -> i32 {
 
 /// Text about a peer that has not answered for so long.
 pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String {
+    let waited = units::time(patience.as_secs_f64());
+    let e = format!("no answer within {waited} (--timeout): {}", silence(front, nid));
+    with_cut(front, with_other(front, nid, e))
+}
+
+/// Text about a peer that has not answered until the time of a transfer was over, so long after its start.
+pub(crate) fn none_in_time(front: &Inspection, nid: Nid, after: Duration) -> String {
+    let waited = units::time(after.as_secs_f64());
+    let e = format!("no answer within {waited} (--seconds): {}", silence(front, nid));
+    with_cut(front, with_other(front, nid, e))
+}
+
+/// The likely reason why a peer does not answer.
+fn silence(front: &Inspection, nid: Nid) -> String {
     let resolving = || {
         let mut any = false;
         let filter = Filter { peer: nid.ip(), state: Some(Phase::Resolve), ..Filter::default() };
@@ -167,8 +181,7 @@ pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String
         });
         any
     };
-    let waited = units::time(patience.as_secs_f64());
-    let why = match brief(front, nid) {
+    match brief(front, nid) {
         Some(b) if b.conns > 0 => "it is connected, and its node has not answered".to_owned(),
         Some(PeerBrief { contact: Contact::Shaking, .. }) => {
             format!("connected, but silent: {}", reason(DialWhy::Silent))
@@ -184,8 +197,7 @@ pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String
         }
         Some(PeerBrief { why: Some(w), .. }) => reason(w).to_owned(),
         _ => "nothing is known of it".to_owned(),
-    };
-    with_cut(front, with_other(front, nid, format!("no answer within {waited} (--timeout): {why}")))
+    }
 }
 
 /// Text about messages to a peer that end with `e`, and a transfer that goes on for so long.

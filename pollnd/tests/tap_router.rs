@@ -93,6 +93,31 @@ impl World {
         }
     }
 
+    /// A rule that delays A's messages for B at a router, and is deleted: they go on at once, and so does what is behind them.
+    fn lets_go(&self, router: &Proc) {
+        let id = router.id().to_string();
+        let fault = |args: &[&str]| {
+            let out = Command::new(env!("CARGO_BIN_EXE_pollnd"))
+                .args([&["fault", "delay"], args, &["--node", &id]].concat())
+                .output()
+                .unwrap();
+            assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+            String::from_utf8(out.stdout).unwrap()
+        };
+        fault(&["add", "--source", A, "--dest", B, "--rate", "1", "--message", "PUT", "--latency", "1000"]);
+        let put = |n: &str| self.sides[0].pollnd(&["put", B, "-c", n, "-s", "1M", "--nid", A]);
+        // Routers take turns.
+        let waits = Proc::start(put("2"));
+        let end = Instant::now() + LONG;
+        while !fault(&["list", "--json"]).contains("\"hit\":1") {
+            assert!(Instant::now() < end, "nothing is delayed: {}", fault(&["list"]));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        fault(&["del", "--all"]);
+        waits.finish();
+        self.until_well(&["put", B, "-c", "2", "-s", "1M"]);
+    }
+
     /// Whether A's node says of the routes by R1 and R2 that they are up.
     fn routes(&self, pid: u32) -> String {
         let pid = pid.to_string();
@@ -136,6 +161,9 @@ fn routers_on_two_ports_stand_in_for_each_other() {
     w.until_routes(client.id(), 2);
     w.until_well(&["ping", B]);
     w.bulk(32);
+    for router in [&first, &second] {
+        w.lets_go(router);
+    }
     let quick = ["selftest", "quick", "--from", A, "--to", B, "--seconds", "2", "--check", "full"];
     assert!(w.until_well(&quick).contains("errors: 0"));
     first.kill();

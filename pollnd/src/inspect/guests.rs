@@ -24,7 +24,7 @@ use transport::wire::{Nid, ProcessId};
 use super::failure::Failure;
 use super::seats::{Again, DEPTH, GuestSeat, NAP, Pong, TAGS, Taken, one_ping, settle};
 use super::shared::{Shared, say};
-use crate::job::{Follow, Job, Moved, Step};
+use crate::job::{Follow, Job, Moved, SPARE, Step};
 
 /// Longest wait for what a peer has said to be known.
 const HEARING: Duration = Duration::from_secs(1);
@@ -183,7 +183,9 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         return refused(shared.no_guests());
     };
     let ctl = Arc::new(Ctl::default());
-    let client = match Client::new(job.client(flight, tags), ctl.clone(), nid, backing) {
+    // What was left by others has its place, too.
+    let spare = SPARE.min(DEPTH.saturating_sub(flight as usize + owed.len()));
+    let client = match Client::new(job.client(flight, spare as u64, tags), ctl.clone(), nid, backing) {
         Ok(c) => c,
         Err(e) => return refused(e.to_string()),
     };

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use rustix::process::Signal;
 
 use crate::endless;
-use crate::proc::{End, Proc, can, nid, own_ip, run, start};
+use crate::proc::{End, Proc, can, eventually, nid, own_ip, run, start};
 
 /// A file of a configuration, with its path.
 fn config(dir: &tempfile::TempDir, text: &str) -> String {
@@ -78,6 +78,35 @@ fn a_node_by_a_file_is_as_the_file_says_and_the_command_line_wins() {
     lo.err_has(&["udsp is passed over: this node chooses NIDs by health, credits and turn alone"]);
     let end = lo.stop().good();
     assert!(end.out.starts_with("127.0.0.1@tcp is up on kernel sockets, ports 7988 and 988"), "{end:?}");
+}
+
+/// A file without the rule that delayed a message, by `config apply` and by `lnetctl import`: the message goes at once.
+#[test]
+fn a_file_that_drops_a_delay_lets_its_messages_go() {
+    if !can("a_file_that_drops_a_delay_lets_its_messages_go") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (own_ip(), own_ip());
+    let text = format!("net:\n- net type: tcp\n  local NI(s):\n  - nid: {}\n", nid(a));
+    let late = "fault:\n  delay:\n  - {source: '*', dest: '*', rate: 1, latency: 1000, message: GET}\n";
+    let path = config(&dir, &text);
+    let up = by_file(&path, &[]);
+    let id = up.id().to_string();
+    for verb in [&["config", "apply"][..], &["lnetctl", "import"]] {
+        config(&dir, &format!("{text}{late}"));
+        configure(&up, &["apply"]).good();
+        let mut waits = start(&["ping", &nid(a), "--nid", &nid(b), "--timeout", "40"]);
+        eventually("a message that is delayed", || {
+            let listed = run(&["fault", "delay", "list", "--json", "--node", &id]).good().json();
+            listed["rules"][0]["hit"].as_u64() == Some(1)
+        });
+        assert!(waits.runs());
+        config(&dir, &text);
+        run(&[verb, &[&path, "--node", &id]].concat()).good();
+        waits.end().good();
+    }
+    up.stop().good();
 }
 
 #[test]

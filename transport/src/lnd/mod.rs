@@ -78,7 +78,7 @@ pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
 }
 
 /// An NI of the node, by its place in the lists of LNet and of the LNDs. The place of one that was deleted may be another's later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub(crate) struct NiId(pub(crate) u8);
 
 impl NiId {
@@ -254,8 +254,8 @@ pub(crate) trait Upper: Sized {
     fn peer_connected(&mut self, cx: &mut Cx, peer: Key);
     /// The last connection with the peer has ended; the entry may stay.
     fn peer_lost(&mut self, cx: &mut Cx, peer: Key);
-    /// The LND's entry goes, and LNet's with it.
-    fn peer_gone(&mut self, peer: Key);
+    /// The LND's entry goes, and LNet's with it; these are the messages of it.
+    fn peer_gone(&mut self, peer: Key, moved: &Moved);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.
     fn peer_came(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key;
     /// The host pays no longer for the peer.

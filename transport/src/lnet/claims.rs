@@ -150,7 +150,7 @@ impl Lnet {
                 self.ask_claimed(cx, lnd, peer.into());
             }
         }
-        let learnt = self.aliases.hear(*host, *host, nids);
+        let learnt = self.aliases.hear(*speaker, *host, nids);
         let told = self.statuses(cx, lnds, claim);
         if learnt == Learnt::Names {
             self.rails_changed();

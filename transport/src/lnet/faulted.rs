@@ -2,11 +2,12 @@
 //! question a message.
 //!
 //! A received message that is delayed holds up its connection, as kernels do; one that is sent is passed by those behind it.
+//! Deleting a rule lets the messages go that it delays, at once and in their order (docs/protocol/upper.md §6).
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::faults::{FaultAsk, FaultError, FaultView, Going, Hit, Rules};
+use super::faults::{FaultAsk, FaultError, FaultView, Going, Hit, RuleId, Rules};
 use super::{Delivery, Lnet, Msg};
 use crate::hash::OwnMap;
 use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Ticket};
@@ -33,6 +34,7 @@ struct Delayed {
     until: u64,
     /// Of two for the same time the older goes first.
     serial: u64,
+    by: RuleId,
     what: What,
 }
 
@@ -63,12 +65,21 @@ impl Ord for Delayed {
 }
 
 impl Faults {
-    fn hold(&mut self, until: u64, what: What) {
+    fn hold(&mut self, until: u64, by: RuleId, what: What) {
         self.serial += 1;
         if let What::Sent(_, peer, _) = &what {
             *self.to.entry(*peer).or_default() += 1;
         }
-        self.delayed.push(Delayed { until, serial: self.serial, what });
+        self.delayed.push(Delayed { until, serial: self.serial, by, what });
+    }
+
+    /// The time of the messages has come whose rule has been deleted.
+    fn let_go(&mut self) {
+        let mut delayed = std::mem::take(&mut self.delayed).into_vec();
+        for d in delayed.iter_mut().filter(|d| !self.rules.has(d.by)) {
+            d.until = 0;
+        }
+        self.delayed = delayed.into();
     }
 
     fn take(&mut self, now: u64) -> Option<What> {
@@ -101,6 +112,9 @@ impl Lnet {
             })
         });
         let done = faults.rules.ask(cx.now, ask);
+        if matches!(ask, FaultAsk::Delete { .. } | FaultAsk::Remove(_)) {
+            faults.let_go();
+        }
         self.end_faults();
         done
     }
@@ -135,9 +149,9 @@ impl Lnet {
                 lnd.recv(self, cx, msg.key, &mut None, Delivery::Nothing, 0);
                 false
             }
-            Some(Hit::Delay(ns)) if faults.delayed.len() < DELAYED_MAX => {
+            Some(Hit::Delay(ns, by)) if faults.delayed.len() < DELAYED_MAX && !cx.down => {
                 cx.counters.fault_delays += 1;
-                faults.hold(cx.now + ns, What::Received(ticket));
+                faults.hold(cx.now + ns, by, What::Received(ticket));
                 lnd.hold(self, cx, msg.key, Hold::Match);
                 false
             }
@@ -160,9 +174,9 @@ impl Lnet {
                 self.failed(cx, peer, tx, why, cause);
                 None
             }
-            Some(Hit::Delay(ns)) if faults.delayed.len() < DELAYED_MAX && !cx.down => {
+            Some(Hit::Delay(ns, by)) if faults.delayed.len() < DELAYED_MAX && !cx.down => {
                 cx.counters.fault_delays += 1;
-                faults.hold(cx.now + ns, What::Sent(lnd.ni(), peer, Box::new(tx)));
+                faults.hold(cx.now + ns, by, What::Sent(lnd.ni(), peer, Box::new(tx)));
                 None
             }
             _ => Some(tx),

@@ -273,12 +273,17 @@ pub(super) enum Going {
 pub(super) enum Hit {
     Drop,
     Fail(Cause, LnetError),
-    /// So many ns.
-    Delay(u64),
+    /// So many ns, by this rule.
+    Delay(u64, RuleId),
 }
+
+/// A rule of a shard; no later one has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RuleId(u64);
 
 #[derive(Debug)]
 struct Rule {
+    id: RuleId,
     view: FaultView,
     /// Of [`FaultRate::OneIn`]: the message that is hit. Of [`FaultRate::Every`]: the time in ns from which one is, and the
     /// beginning of the next interval.
@@ -290,13 +295,14 @@ struct Rule {
 #[derive(Debug)]
 pub(super) struct Rules {
     rules: Vec<Rule>,
+    added: u64,
     seed: u64,
 }
 
 impl Rules {
     /// None; `seed` is for random places.
     pub(super) fn new(seed: u64) -> Rules {
-        Rules { rules: Vec::new(), seed }
+        Rules { rules: Vec::new(), added: 0, seed }
     }
 
     /// Does what is asked; gives the number of rules that it concerned.
@@ -309,7 +315,8 @@ impl Rules {
             FaultAsk::Add(_) if before >= RULES_MAX => Err(FaultError::Full),
             FaultAsk::Add(rule) => {
                 let view = FaultView { rule: rule.checked()?, met: 0, hit: 0, by_type: [0; 4] };
-                let mut rule = Rule { view, next: 0, base: 0 };
+                let mut rule = Rule { id: RuleId(self.added), view, next: 0, base: 0 };
+                self.added += 1;
                 rule.begin(now, &mut self.seed);
                 self.rules.push(rule);
                 Ok(1)
@@ -342,6 +349,11 @@ impl Rules {
         self.rules.is_empty()
     }
 
+    /// Whether the rule has not been deleted.
+    pub(super) fn has(&self, id: RuleId) -> bool {
+        self.rules.iter().any(|r| r.id == id)
+    }
+
     /// The rules, in their order.
     pub(super) fn views(&self) -> impl Iterator<Item = FaultView> + '_ {
         self.rules.iter().map(|r| r.view)
@@ -366,7 +378,7 @@ impl Rules {
                             let (cause, why) = pick(mask, seed);
                             Hit::Fail(cause, why)
                         }
-                        Fault::Delay(ns) => Hit::Delay(ns),
+                        Fault::Delay(ns) => Hit::Delay(ns, r.id),
                     });
                 }
             }
@@ -544,8 +556,8 @@ mod tests {
         assert!(places.iter().all(|n| *n > 10), "{places:?}");
         let mut rules = Rules::new(7);
         rules.ask(0, FaultAsk::Add(rule("*", "*", FaultRate::Every(3), 0, Fault::Delay(9)))).unwrap();
-        let hits =
-            (0..6000).filter(|ms| rules.judge(ms * SEC / 100, Going::In, &get(0)) == Some(Hit::Delay(9)));
+        let hits = (0..6000)
+            .filter(|ms| rules.judge(ms * SEC / 100, Going::In, &get(0)) == Some(Hit::Delay(9, RuleId(0))));
         let hits = hits.count();
         assert!((19..=21).contains(&hits), "{hits} in 60 s");
     }
@@ -558,7 +570,7 @@ mod tests {
         for r in [drop("10.0.0.1@tcp"), drop("10.0.0.2@tcp"), late] {
             assert_eq!(rules.ask(0, FaultAsk::Add(r)), Ok(1));
         }
-        assert_eq!(rules.judge(0, Going::Out, &get(0)), Some(Hit::Delay(SEC)));
+        assert_eq!(rules.judge(0, Going::Out, &get(0)), Some(Hit::Delay(SEC, RuleId(2))));
         assert_eq!(rules.ask(0, FaultAsk::Reset { delay: true }), Ok(1));
         assert!(rules.views().all(|v| v.met == 0));
         // The last of two, and nothing where there is none.

@@ -33,6 +33,7 @@ mod health;
 mod held;
 mod hop;
 mod index;
+mod kept;
 mod lines;
 mod links;
 mod migration;
@@ -84,6 +85,7 @@ use self::gateways::Gateways;
 use self::guest::Lease;
 use self::health::Health;
 use self::held::WaitOn;
+use self::kept::Kept;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
 use self::ni::Ni;
@@ -272,6 +274,8 @@ pub(crate) struct Lnet {
     routes: Routes,
     gateways: Gateways,
     pub(crate) fars: Fars,
+    /// Figures of NIDs without an entry.
+    pub(crate) kept: Kept,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     routing: Routing,
@@ -333,6 +337,7 @@ impl Lnet {
             routes: Lnet::first_routes(cfg),
             gateways: Gateways::new(cfg),
             fars: Fars::new(),
+            kept: Kept::new(),
             faults: None,
             routing,
             buffers: Buffers::default(),

@@ -4,7 +4,7 @@ use super::causes::Cause;
 use super::peer::Peer;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Nobody, Pieces, Stored, Ticket, Upper};
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, Moved, NiId, Nobody, Pieces, Stored, Ticket, Upper};
 use crate::lnet::ops::OpRec;
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -69,7 +69,8 @@ impl Upper for Lnet {
     }
 
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
-        self.peers.insert(Peer::new(ni, id, entry, host))
+        let figures = self.kept.take(ni, id);
+        self.peers.insert(Peer::new(ni, id, entry, host, figures))
     }
 
     fn peers(&self) -> usize {
@@ -85,10 +86,11 @@ impl Upper for Lnet {
         self.lost_sight(cx, peer);
     }
 
-    fn peer_gone(&mut self, peer: Key) {
+    fn peer_gone(&mut self, peer: Key, moved: &Moved) {
         self.undiscover(peer);
         if let Some(mut p) = self.peers.remove(peer) {
             self.guest_leaves(p.host, p.guest.as_deref_mut());
+            self.keep_figures(p.ni, p.id, p.figures, moved);
         }
         self.timers.cancel(peer);
     }

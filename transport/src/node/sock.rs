@@ -122,6 +122,8 @@ const READ_A_TURN: usize = 1 << 20;
 const FIRST_READ: usize = 16 << 10;
 /// Interval after which receive buffers that nobody needed are let go, in ns.
 const TRIM_EVERY: u64 = 1_000_000_000;
+/// Longest sleep: other threads' wishes (a ring, a signal, a look) wake nobody who waits for sockets.
+const LONGEST_SLEEP: Duration = Duration::from_millis(10);
 /// Time limit for a closing connection to send the bytes that were pushed, in ns.
 const CLOSING: u64 = 10_000_000_000;
 /// Reads below this size are copied out of the big buffer, which is used again at once.
@@ -662,9 +664,7 @@ impl Streams for SockStreams {
             (IdleMode::Block, None) => None,
             (IdleMode::Block, Some(t)) => Some(Duration::from_nanos(t.saturating_sub(self.now()))),
         };
-        // At most 100 ms, so that other threads' wishes (a ring, a signal) are seen.
-        let timeout = timeout.map_or(Duration::from_millis(100), |t| t.min(Duration::from_millis(100)));
-        self.poll_kernel(Some(timeout));
+        self.poll_kernel(Some(timeout.map_or(LONGEST_SLEEP, |t| t.min(LONGEST_SLEEP))));
         self.polled = true;
     }
 

@@ -400,8 +400,8 @@ impl<U: Upper> Socklnd<U> {
     pub(super) fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
         let Some(p) = self.peers.get(key) else { return };
         if p.idle() && up.idle(p.up) {
-            let (id, above) = (p.id, p.up);
-            up.peer_gone(above);
+            let id = p.id;
+            up.peer_gone(p.up, &p.moved);
             self.uncharge_peer(cx, key);
             self.peers.remove(key);
             self.peer_timers.cancel(key);

@@ -15,8 +15,8 @@ use crate::sim_ends::PEER;
 use crate::sim_stalled::{Goes, OnPort, OnSockets, World, until};
 
 const SEC: u64 = 1_000_000_000;
-/// Messages that it leaves, of so many bytes.
-const LEFT: u64 = 40;
+/// Messages that it leaves, of so many bytes: as much as a kernel takes that is not read, and the FIN behind it.
+const LEFT: u64 = 8;
 const LEN: u32 = 5_000;
 
 /// It routes to tcp1, and has one large buffer.
@@ -56,12 +56,17 @@ fn leaves<W: World>(mut w: W, now: &Now, to: Nid, how: Goes, all: impl Fn(&W) ->
     wait(&mut w, now, 3);
     assert_eq!((dropped(&w, &all), w.machine().counters().forward_waits), (0, 1), "{how:?}");
     w.go(conn, how);
-    wait(&mut w, now, 52);
+    // Half a time-out, and what finding such a node takes.
+    wait(&mut w, now, 30);
     let came = w.machine().counters().msgs_rx;
-    assert_eq!(dropped(&w, &all), came, "{how:?}: {:?}", w.machine().counters());
+    // One may be on its way to such a node.
+    assert!(dropped(&w, &all) + 1 >= came, "{how:?}: {:?}", w.machine().counters());
     // A kernel that resets a connection sends no more of what it has.
-    assert!(came == LEFT || how == Goes::Reset && came > 10, "{how:?}: {came}");
-    // A dial to the next hop may be under way.
+    assert!(came == LEFT || how == Goes::Reset && came > 1, "{how:?}: {came}");
+    // Of one that has said FIN ours is not acknowledged. A dial to the next hop may be under way.
+    assert!(how == Goes::InOrder || w.left().0 <= 1, "{how:?}: its connection is there");
+    wait(&mut w, now, 25);
+    assert_eq!(dropped(&w, &all), came, "{how:?}: {:?}", w.machine().counters());
     until(&mut w, "its connection and its bytes are gone", |w| w.left().0 <= 1 && w.left().1 == 0);
 }
 

@@ -197,7 +197,9 @@ fn a_fin_behind_the_message_that_waits() {
         source.goes(&mut w, Goes::Fin);
         w.run(TIMEOUT + SEC);
         assert!(w.net.wire(source.link, 1).1, "{shards} {version:?}: {:?}", w.count());
-        w.run(4 * TIMEOUT);
-        w.at_rest();
+        other.goes(&mut w, Goes::Fin);
+        w.run(2 * TIMEOUT);
+        let out: usize = (0..w.shards).map(|n| w.net.nodes[n].machine.gauges().on_their_way).sum();
+        assert_eq!(out, 0, "{shards} {version:?}: {:?}", w.count());
     }
 }

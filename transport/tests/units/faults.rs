@@ -3,10 +3,13 @@
 use transport::lnd::{Config, LnetError, Payload, Sink};
 use transport::lnet::faults::{Fault, FaultAsk, FaultRate, FaultRule, FaultView, NidPattern};
 use transport::lnet::{Event, MdMem, Op};
-use transport::testing::data::pages;
-use transport::testing::net::SEC;
+use transport::node::Input;
+use transport::testing::data::{bytes, pages};
+use transport::testing::net::{Net, SEC};
 use transport::testing::pair::{AT, Pair, config, discovering, id, nid};
 use transport::testing::rng::Rng;
+
+use crate::routing::{self, World, a, b, put};
 
 const ACK: u8 = 1;
 const PUT: u8 = 2;
@@ -27,6 +30,19 @@ fn del(pair: &mut Pair, node: usize, delay: bool) {
     let now = pair.now;
     let all = FaultAsk::Delete { delay, source: None, dest: None };
     assert_eq!(pair.nodes[node].machine.fault(now, all), Ok(1));
+}
+
+/// Does what is asked; as a runtime does, the deadline is asked for.
+fn ask(net: &mut Net, node: usize, ask: FaultAsk) -> usize {
+    let n = net.nodes[node].machine.fault(net.now, ask).unwrap();
+    net.input(node, Input::Timer);
+    n
+}
+
+/// The ways of deleting a delay rule.
+fn deletions(rule: FaultRule) -> [FaultAsk; 3] {
+    let del = |source, dest| FaultAsk::Delete { delay: true, source, dest };
+    [del(None, None), del(None, Some(rule.dest)), FaultAsk::Remove(rule)]
 }
 
 fn view(pair: &Pair, node: usize) -> FaultView {
@@ -175,6 +191,120 @@ fn delayed_messages_end_with_the_node_and_with_the_peer() {
     pair.run(60 * SEC);
     assert_eq!(pair.nodes[0].machine.gauges().ops, 0);
     pair.assert_at_rest(0);
+}
+
+/// Whatever deletes a rule lets the messages go that it delays, at once and in their order, and none of another rule.
+#[test]
+fn a_deleted_rule_lets_its_messages_go() {
+    let short = FaultRule { dest: NidPattern::Any, ..rule(GET, Fault::Delay(5 * SEC)) };
+    let long = rule(PUT, Fault::Delay(1000 * SEC));
+    // Where they are sent, and where they are received.
+    for (node, way) in [0, 1].into_iter().flat_map(|n| deletions(long).map(|d| (n, d))) {
+        let mut pair = pair();
+        add(&mut pair, node, long);
+        for tag in 1..=3 {
+            pair.op(0, AT.put(tag, id(2), pages(100_000), true));
+        }
+        pair.run(SEC);
+        assert_eq!(ask(&mut pair, node, FaultAsk::Add(short)), 1);
+        let began = pair.now;
+        pair.op(0, Op::Ping { tag: 9, target: id(2) });
+        pair.run(SEC);
+        assert!(pair.take_events(0).is_empty() && pair.take_events(1).is_empty());
+        let both = way == deletions(long)[0];
+        assert_eq!(ask(&mut pair, node, way), 1 + usize::from(both), "{way:?}");
+        pair.run(SEC / 10);
+        let came = pair.take_events(1).iter().filter(|e| matches!(e, Event::Put(_))).count();
+        assert_eq!(came, 3, "{way:?}");
+        let ended = pair.take_events(0);
+        let acks: Vec<u64> = ended
+            .iter()
+            .filter_map(|e| match e {
+                Event::Ack { tag, status: Ok(()), .. } => Some(*tag),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(acks, [1, 2, 3], "{way:?} {ended:?}");
+        let ping = |e: &Event| matches!(e, Event::Ping { info: Ok(_), .. });
+        assert_eq!(ended.iter().any(ping), both, "{way:?} {ended:?}");
+        if !both {
+            pair.drive(0, ping);
+            assert!(pair.now - began >= 5 * SEC, "its rule is there");
+        }
+        quiet(pair);
+    }
+}
+
+/// A router's rule, on each of its shards: what it held goes on to the next hop, and what comes behind it.
+#[test]
+fn a_router_passes_on_what_a_deleted_rule_held() {
+    for (shards, way) in [1, 2].into_iter().flat_map(|n| deletions(router_rule()).map(|d| (n, d))) {
+        let mut w = World::on(&routing::config(), shards);
+        for shard in 0..w.shards {
+            assert_eq!(ask(&mut w.net, shard, FaultAsk::Add(router_rule())), 1);
+        }
+        w.say(a(2), b(3), put(1), bytes(100_000, 1));
+        w.say(a(2), b(3), put(2), bytes(5000, 2));
+        w.run(SEC);
+        assert!(w.heard().is_empty());
+        for shard in 0..w.shards {
+            assert_eq!(ask(&mut w.net, shard, way), 1);
+        }
+        w.run(SEC / 10);
+        assert_eq!(w.heard().len(), 2, "{shards} {way:?}");
+        w.say(b(3), a(2), put(3), bytes(100_000, 3));
+        w.run(SEC / 10);
+        assert_eq!(w.heard().len(), 1);
+        w.at_rest();
+    }
+}
+
+fn router_rule() -> FaultRule {
+    let dest = NidPattern::Any;
+    FaultRule { source: dest, dest, ..rule(PUT, Fault::Delay(1000 * SEC)) }
+}
+
+/// A connection, a peer and a node that have gone while their messages were delayed: their end is no other's, and comes once.
+#[test]
+fn a_deleted_rule_finds_peers_gone() {
+    let late = rule(PUT, Fault::Delay(1000 * SEC));
+    for way in deletions(late) {
+        // The sender of what was received.
+        let mut pair = self::pair();
+        add(&mut pair, 1, late);
+        pair.op(0, AT.put(1, id(2), pages(100_000), true));
+        pair.run(SEC);
+        pair.kill(0, true);
+        pair.run(SEC);
+        assert_eq!(ask(&mut pair, 1, way), 1);
+        pair.run(60 * SEC);
+        assert!(!pair.take_events(1).iter().any(|e| matches!(e, Event::Put(_))));
+        pair.assert_at_rest(1);
+        // The one to whom it was to be sent.
+        let mut pair = self::pair();
+        add(&mut pair, 0, late);
+        pair.op(0, AT.put(1, id(2), pages(5000), false));
+        pair.run(SEC);
+        pair.kill(1, true);
+        pair.run(SEC);
+        assert_eq!(ask(&mut pair, 0, way), 1);
+        pair.run(60 * SEC);
+        let ended = pair.take_events(0);
+        assert!(matches!(ended[..], [Event::Send { tag: 1, status: Err(_), done: true }]), "{ended:?}");
+        pair.assert_at_rest(0);
+    }
+    // A node that holds what it received goes down, and so does what still comes.
+    let mut pair = self::pair();
+    add(&mut pair, 1, late);
+    pair.op(0, AT.put(1, id(2), pages(5000), false));
+    pair.run(SEC);
+    pair.op(1, Op::Shutdown { tag: 2 });
+    pair.op(0, AT.put(3, id(2), pages(5000), false));
+    pair.run(5 * SEC);
+    let events = pair.take_events(1);
+    assert!(matches!(events.last(), Some(Event::ShutDown { tag: 2 })), "{events:?}");
+    assert!(!events.iter().any(|e| matches!(e, Event::Put(_))), "{events:?}");
+    assert_eq!(pair.nodes[1].machine.gauges().queued, 0);
 }
 
 /// Random rules on both sides, with discovery and without: each operation ends once, and nothing stays.
