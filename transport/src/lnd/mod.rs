@@ -363,6 +363,8 @@ pub(crate) trait Lnd<U: Upper> {
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// Gives back what waits for a connection to a peer, but for answers: those have no other way.
     fn give_back(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
+    /// Time at which the peer last took a byte of a connection that has messages of other nodes for it, in ns; 0 for never.
+    fn took(&self, peer: Key) -> u64;
     /// Ends messages of other nodes for `nids` that wait at a peer; with `streams` what has begun to leave, too, and with it the peer's
     /// connections.
     fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nids: &HashSet<Nid>, streams: bool);

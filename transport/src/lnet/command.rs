@@ -121,7 +121,7 @@ impl Lnet {
             Body::SetHealth(nid, value) => self.peer_set(cx, nid, value),
             Body::Recover(nid) => self.recover_from(cx, nid),
             Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
-            Body::Stuck(nids) => self.stick(cx, lnds, &nids),
+            Body::Stuck(ids) => self.find_stuck(cx, lnds, &ids),
             Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
             Body::TellBeside(id) => self.tell_nid(cx, lnds, id),
             Body::Resent(resent) => self.resent(cx, lnds, *resent),

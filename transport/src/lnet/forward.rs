@@ -36,7 +36,7 @@ enum Stays {
     NoRoute,
     /// It would go back to where it came from: the network, or the node.
     Loop,
-    /// Its target takes nothing, and one is here for it.
+    /// Its target takes nothing, and one is on its way to it.
     Stuck,
     /// Its sender has gone, and it had no router buffer in a time-out.
     LeftBehind,
@@ -126,9 +126,6 @@ impl Lnet {
         if self.is_own(hdr.src_nid) {
             return Err(Stays::Loop);
         }
-        if self.stuck.has(hdr.dest_nid, cx.now) && self.buffers.has_for(hdr.dest_nid) {
-            return Err(Stays::Stuck);
-        }
         let goes = |to: Nid| goes_on(self.nid_of(from), to, hdr.src_nid);
         let by =
             |hop: Nid| self.nis.iter().filter(move |n| !n.gone && n.reaches(hop)).map(move |n| (hop, n.nid));
@@ -173,6 +170,7 @@ impl Lnet {
     /// The next hop did not take the message.
     pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
         cx.counters.drop_next_hop += 1;
+        self.stuck.ended(lease.to.nid);
         self.homeward.push_back(lease);
     }
 
@@ -310,6 +308,14 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
+        if let TxDone::Forward(lease) = msg.done
+            && let Some(hdr) = &msg.hdr
+            && !self.stuck.is_empty()
+            && !self.stuck.admits(hdr.dest_nid, cx.now)
+        {
+            self.stays(cx, (lease.ni, None), Stays::Stuck, hdr);
+            return self.homeward.push_back(lease);
+        }
         // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
         msg.deadline = cx.now + cx.cfg.timeout();
         if let TxDone::Forward(lease) = &msg.done {
@@ -339,9 +345,18 @@ impl Lnet {
     }
 
     /// The next hop has the message, or will not.
-    pub(super) fn forward_done(&mut self, cx: &mut Cx, lease: Lease, status: Result<(), LnetError>) {
+    pub(super) fn forward_done(
+        &mut self,
+        cx: &mut Cx,
+        hop: Key,
+        lease: Lease,
+        status: Result<(), LnetError>,
+    ) {
         match status {
-            Ok(()) => self.homeward.push_back(Lease { left: true, ..lease }),
+            Ok(()) => {
+                self.hop_took(cx, hop, &lease);
+                self.homeward.push_back(lease);
+            }
             Err(_) => self.not_taken(cx, lease),
         }
     }

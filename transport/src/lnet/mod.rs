@@ -393,7 +393,7 @@ impl Lnet {
                 self.relieve(cx, peer);
             }
         }
-        self.drop_for_found(cx, lnds);
+        self.ask_for_stuck(cx, lnds);
         self.ops.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
         for i in due.drain(..) {

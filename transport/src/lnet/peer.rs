@@ -49,6 +49,8 @@ pub(super) struct Figures {
     pub(super) most_buffers: u32,
     /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
     pub(super) may_wait: u64,
+    /// Time since which messages of other nodes wait for it, or are on their way to it, and none that had to be taken has been, in ns.
+    pub(super) passes_since: u64,
 }
 
 impl Figures {
@@ -95,6 +97,19 @@ impl Peer {
     #[inline]
     pub(super) fn has_credit(&self, most: u32, line: Line) -> bool {
         self.uses.credits < most || line == Line::Own && self.uses.credits == self.uses.passed
+    }
+
+    /// Whether messages of other nodes wait for it, or are on their way to it.
+    pub(super) fn is_passed_to(&self) -> bool {
+        self.uses.passed > 0 || self.waiting.front(Line::PassedOn).is_some()
+    }
+
+    /// One more message of another node is for it.
+    #[inline]
+    pub(super) fn begins_to_pass(&mut self, now: u64) {
+        if !self.is_passed_to() {
+            self.figures.passes_since = now;
+        }
     }
 
     /// Messages from it for other nodes that hold a router buffer, or wait for one.

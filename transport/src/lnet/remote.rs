@@ -64,8 +64,8 @@ pub(crate) enum Body {
     Recover(Nid),
     /// To all: an own NI's port has a link, or has none.
     Link(NiId, bool),
-    /// To all: NIDs take nothing, and others wait: messages for them are dropped.
-    Stuck(Box<[Nid]>),
+    /// To all: a source has no router buffer left, since messages for these have them. Those that take nothing are to be found.
+    Stuck(Box<[ProcessId]>),
     /// To the home of a peer's NID: our info is to be pushed there, since the NID that it was pushed to is out of reach; with the
     /// peer's features.
     Tell(Hop, u32),

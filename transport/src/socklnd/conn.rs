@@ -63,6 +63,8 @@ pub(crate) struct Conn<U: Upper> {
     /// Stream position behind everything pushed.
     pub(super) pushed: u64,
     pub(super) acked: u64,
+    /// Time at which the peer last took some of it, in ns.
+    pub(super) took_at: u64,
     pub(super) sent: u64,
     /// Bytes pushed and not acknowledged beyond which messages wait: none while one leaves in parts.
     pub(super) window: u64,
@@ -106,6 +108,7 @@ impl<U: Upper> Conn<U> {
             txq: TxQueue::new(Version::V3, ConnType::None),
             pushed: 0,
             acked: 0,
+            took_at: 0,
             sent: 0,
             window: 0,
             begun: Key::NOWHERE,

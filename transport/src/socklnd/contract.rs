@@ -9,6 +9,7 @@ use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, Nid, ProcessId, Version};
 
 use super::begun::DRAINED;
+use super::conn::Conn;
 use super::parts::Parts;
 use super::rx::{RxState, WaitFor};
 
@@ -197,6 +198,16 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
                 None => return,
             }
         }
+    }
+
+    fn took(&self, peer: Key) -> u64 {
+        let Some(p) = self.peers.get(peer) else { return 0 };
+        let passes = |c: &&Conn<U>| {
+            let lent = |l: &Key| self.lends.get(*l).is_some_and(|l| l.until != u64::MAX);
+            c.txq.passes() || c.lends.iter().any(lent)
+        };
+        let conns = p.conns.iter().filter_map(|c| self.conns.get(*c));
+        conns.filter(passes).map(|c| c.took_at).max().unwrap_or(0)
     }
 
     fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nids: &HashSet<Nid>, streams: bool) {

@@ -257,7 +257,7 @@ impl<U: Upper> Socklnd<U> {
             return;
         }
         let out = conn.pushed - conn.acked;
-        conn.acked = acked;
+        (conn.acked, conn.took_at) = (acked, now);
         conn.tx_deadline = now + cx.cfg.timeout();
         if conn.owed > 0 {
             let read = conn.answers_read(out);

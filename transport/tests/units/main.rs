@@ -54,6 +54,7 @@ mod set_health;
 mod shards;
 mod slow_hops;
 mod subnets;
+mod takers;
 mod timers;
 mod tunables;
 mod versions;

@@ -313,14 +313,13 @@ fn a_source_does_not_wait_for_a_node_that_takes_nothing() {
         w.net.unplug(ip, Cut::Silence);
         say(&mut w, hop.nid, 0..9);
         let took = passes(&mut w, 100);
-        assert!((SEC..4 * SEC).contains(&took), "{shards}: {took}");
+        assert!((4 * SEC..7 * SEC).contains(&took), "{shards}: {took}");
         let c = w.count();
-        assert_eq!((c.drop_next_hop + c.drop_stuck, free(&mut w)), (9, 200), "{shards}");
-        assert!(c.forward_stuck > 0);
+        assert_eq!((c.forward_stuck, c.drop_next_hop, c.drop_stuck), (1, 8, 0), "{shards}");
         // Nobody waits for it again: one is on its way, and the others are dropped.
         say(&mut w, hop.nid, 9..18);
         assert!(passes(&mut w, 101) < SEC, "{shards}");
-        assert_eq!((w.count().drop_stuck - c.drop_stuck, free(&mut w)), (8, 199), "{shards}");
+        assert_eq!((w.count().drop_stuck, free(&mut w)), (9, 199), "{shards}");
     }
 }
 
@@ -336,9 +335,9 @@ fn many_nodes_that_take_nothing_cost_one_look_at_the_peers() {
         }
         w.run(SEC);
         say(&mut w, dead[0], 40..41);
-        w.run(4 * SEC);
+        w.run(7 * SEC);
         let c = w.count();
-        assert_eq!((c.forward_stuck, free(&mut w)), (40 * u64::from(shards), 199), "{shards}: {c:?}");
+        assert_eq!((c.forward_stuck, free(&mut w)), (40, 199), "{shards}: {c:?}");
         let peers: usize = (0..w.shards).map(|n| w.net.nodes[n].machine.gauges().peers).sum();
         assert!(c.forward_stuck_looks <= peers as u64, "{shards}: {} of {peers}", c.forward_stuck_looks);
     }
