@@ -1,5 +1,6 @@
 //! The applications: a client that PUTs and GETs, and a server that takes in and checks, and serves (`workload/server.rs`).
 
+mod losing;
 mod outstanding;
 mod server;
 
@@ -14,6 +15,8 @@ use transport::lnet::{Event, Op};
 use transport::node::{App, Ops, Work};
 use transport::wire::{Nid, ProcessId};
 
+pub use self::losing::Losing;
+use self::losing::Pace;
 use self::outstanding::Outstanding;
 pub use self::server::{Intake, Server};
 use crate::ctl::{Ctl, Load, SAMPLE, SPARSE, Traffic, bump};
@@ -50,6 +53,10 @@ pub const MATCH: u64 = 0x706f_6c6c_6e64;
 pub const SMALL: usize = 64;
 /// Time after an error until the next operation is begun, as long as none ends well, in ns.
 pub const AGAIN: u64 = 100_000_000;
+/// Error of an operation that is given up.
+pub const NO_ANSWER: &str = "no answer has come";
+/// Longest sleep of a client that goes on without answers, in ns.
+const LOOK: u64 = 50_000_000;
 /// The applications' id.
 pub const APP: AppId = AppId::FIRST;
 
@@ -74,6 +81,8 @@ pub struct ClientConfig {
     pub limit: u64,
     /// New transfers are begun for so long, in ns from the first; those that were begun are ended.
     pub begin_for: Option<u64>,
+    /// It goes on without answers that do not come; `None`: it waits for each.
+    pub losing: Option<Losing>,
     /// Tags begin here: who takes a place over from another client has tags of its own.
     pub tags: u64,
 }
@@ -91,6 +100,7 @@ impl Default for ClientConfig {
             portals: Portals::default(),
             limit: u64::MAX,
             begin_for: None,
+            losing: None,
             tags: 0,
         }
     }
@@ -137,6 +147,7 @@ pub struct Client {
     was: Traffic,
     /// Since the latest operation that ended with an error none has ended well: the time at which the next is tried, in ns.
     again: Option<u64>,
+    pace: Pace,
     /// In place of the configuration's sizes.
     load: Option<Load>,
     /// Answers with payload so far.
@@ -164,7 +175,8 @@ impl Client {
         target: Nid,
         backing: &Arc<dyn Backing>,
     ) -> Result<Client, BackingError> {
-        let max = cfg.bulk_flight.max(cfg.small_flight).max(1);
+        let spare = cfg.losing.map_or(0, |l| l.spare);
+        let max = cfg.bulk_flight.max(cfg.small_flight).max(1) + spare;
         let (mut pages, mut whole, mut tails) = (Vec::new(), Vec::new(), Vec::new());
         if cfg.bulk_len == 0 {
             whole.push((Payload::empty(), crc32fast::hash(&[])));
@@ -190,6 +202,7 @@ impl Client {
             since: None,
             was: Traffic::Quiet,
             again: None,
+            pace: Pace::default(),
             load: None,
             answers: 0,
             next: 0,
@@ -225,27 +238,65 @@ impl Client {
     }
 
     fn ended(&mut self, now: u64, tag: u64, ok: Result<(), String>) {
-        let Some((t0, bytes)) = self.out.end(tag) else {
+        let Some(op) = self.out.end(tag) else {
             bump(&self.ctl.twice, 1);
             return;
         };
+        if ok.is_ok()
+            && let Some(losing) = self.cfg.losing
+        {
+            losing.ended(&mut self.pace, now, op.awaited.then(|| now.saturating_sub(op.since)));
+            self.again = None;
+        }
+        if op.given_up {
+            return;
+        }
         self.ctl.last_ns.store(now, Ordering::Relaxed);
         match ok {
             Ok(()) => {
                 self.again = None;
                 // In this order: who sees the count finds the bytes.
-                bump(&self.ctl.moved, bytes);
+                bump(&self.ctl.moved, op.bytes);
                 bump(&self.ctl.completed, 1);
                 if self.times() {
-                    self.rtt.saturating_record(now.saturating_sub(t0).max(1));
+                    self.rtt.saturating_record(now.saturating_sub(op.since).max(1));
                 }
             }
             Err(e) => {
                 self.again = Some(now + AGAIN);
-                // In this order: who sees the count finds the error.
-                self.ctl.lose(e);
-                bump(&self.ctl.failed, 1);
+                self.lose(e);
             }
+        }
+    }
+
+    fn lose(&self, e: String) {
+        // In this order: who sees the count finds the error.
+        self.ctl.lose(e);
+        bump(&self.ctl.failed, 1);
+    }
+
+    /// Counts operations as lost that may be, and have begun by then, in ns.
+    fn give_up(&mut self, by: u64) {
+        (0..self.out.give_up(by)).for_each(|_| self.lose(NO_ANSWER.to_owned()));
+    }
+
+    /// Looks whether answers come.
+    fn look(&mut self, now: u64, losing: Losing) {
+        if self.out.awaited() > 0 && losing.doubts(&self.pace, now) {
+            self.out.doubt();
+            self.again = self.again.or(Some(now));
+        }
+        if self.out.doubtful() > 0
+            // While none ends well whoever follows the transfer decides, unless no other can be asked with.
+            && (self.again.is_none() || self.seq >= self.cfg.limit)
+            && let Some(by) = losing.given_up(&self.pace, now)
+        {
+            self.give_up(by);
+        }
+        let Some(end) = self.ends_begin().filter(|_| self.is_over(now)) else { return };
+        if self.out.awaited() == 0 || losing.is_past(&self.pace, now, end) {
+            self.out.doubt();
+            self.give_up(u64::MAX);
         }
     }
 
@@ -261,8 +312,16 @@ impl Client {
 
     /// Whether nothing more is to be begun: the number is reached, or the time is over and no transfer is half begun.
     fn is_over(&self, now: u64) -> bool {
-        let late = self.cfg.begin_for.zip(self.since).is_some_and(|(ns, t)| now.saturating_sub(t) >= ns);
-        self.seq >= self.cfg.limit || (late && self.seq.is_multiple_of(self.cfg.pieces.max(1)))
+        let late = self.ends_begin().is_some_and(|end| now >= end);
+        let whole = self.seq.is_multiple_of(self.cfg.pieces.max(1));
+        // A transfer is not whole without what is lost.
+        let broken = self.cfg.losing.is_some() && self.again.is_some();
+        self.seq >= self.cfg.limit || (late && (whole || broken))
+    }
+
+    /// Time from which none is begun, in ns.
+    fn ends_begin(&self) -> Option<u64> {
+        self.cfg.begin_for.zip(self.since).map(|(ns, t)| t.saturating_add(ns))
     }
 
     /// Payload of the next bulk operation, in bytes.
@@ -274,7 +333,11 @@ impl Client {
         if self.seq >= self.cfg.limit {
             return None;
         }
+        let alone = self.out.awaited() == 0;
         let tag = self.out.start(now, bytes as u64)?;
+        if let Some(losing) = self.cfg.losing.filter(|_| alone) {
+            losing.begun(&mut self.pace, now);
+        }
         if self.since.is_none() {
             self.since = Some(now);
             self.ctl.first_ns.store(now, Ordering::Relaxed);
@@ -338,8 +401,11 @@ fn new_histogram() -> Histogram<u64> {
 
 impl App for Client {
     fn patience(&self) -> Option<u64> {
-        if self.out.count() > 0 || self.was == Traffic::Quiet {
+        if self.was == Traffic::Quiet {
             return None;
+        }
+        if self.out.count() > 0 {
+            return self.cfg.losing.map(|_| LOOK);
         }
         // An order is seen as soon as one that polls sees it; sparse messages, and those after an error, are begun in their time.
         let sparse = (self.was == Traffic::Sparse).then_some(self.next);
@@ -377,6 +443,9 @@ impl App for Client {
             Traffic::Bulk | Traffic::BulkChecked | Traffic::Get | Traffic::Mixed => self.cfg.bulk_flight,
             Traffic::Rate => self.cfg.small_flight,
         };
+        if let Some(losing) = self.cfg.losing {
+            self.look(now, losing);
+        }
         let flight = match self.again {
             Some(t) if now < t => 0,
             // One asks whether the peer is there again.
@@ -384,7 +453,7 @@ impl App for Client {
             None => flight,
         };
         let mut n = 0;
-        while self.out.count() < flight && !self.is_over(now) {
+        while self.out.awaited() < flight && self.out.has_room() && !self.is_over(now) {
             n += 1;
             self.next = now + SPARSE;
             match traffic {
@@ -446,129 +515,5 @@ impl App for Client {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use hugepages::PrivatePages;
-    use transport::lnd::{LnetError, Shards};
-    use transport::wire::lnet;
-
-    use super::*;
-
-    fn client(cfg: ClientConfig, ctl: &Arc<Ctl>) -> Client {
-        let backing: Arc<dyn Backing> = Arc::new(PrivatePages);
-        Client::new(cfg, ctl.clone(), Nid::LO, &backing).unwrap()
-    }
-
-    /// Transfers that a turn at `now` begins, each ended a microsecond later.
-    fn turn(c: &mut Client, now: u64) -> usize {
-        let mut ops = Ops::new();
-        c.turn(now, &mut ops);
-        let tags: Vec<u64> = ops
-            .iter()
-            .filter_map(|(_, op)| if let Op::Put { tag, .. } = op { Some(*tag) } else { None })
-            .collect();
-        for tag in &tags {
-            let ack = Event::Ack { tag: *tag, status: Ok(()), mlength: 0, done: true };
-            c.event(now + 1000, APP, ack, &mut Ops::new());
-        }
-        tags.len()
-    }
-
-    #[test]
-    fn each_lcore_owns_portals_that_no_other_has() {
-        for lcores in 1..=16 {
-            let all = (0..lcores).flat_map(|me| {
-                let Portals { bulk, small, source } = Portals::owned_by(me, lcores);
-                let owner = |p: u32| Shards::new(me, lcores).unwrap().owner_of(p).0;
-                assert_eq!([bulk, small, source].map(owner), [me; 3], "of {lcores}");
-                [bulk, small, source]
-            });
-            let all: HashSet<u32> = all.filter(|p| (1..lnet::PORTALS).contains(p)).collect();
-            assert_eq!(all.len(), 3 * usize::from(lcores));
-        }
-    }
-
-    /// Field report 21: when the time is over no transfer is begun, and the one that is half begun is ended.
-    #[test]
-    fn no_transfer_is_begun_when_the_time_is_over() {
-        let ctl = Arc::new(Ctl::default());
-        let cfg = ClientConfig {
-            bulk_len: 64,
-            pieces: 3,
-            tail: 8,
-            bulk_flight: 2,
-            begin_for: Some(10_000),
-            ..ClientConfig::default()
-        };
-        let mut c = client(cfg, &ctl);
-        assert_eq!(turn(&mut c, 500), 0, "nothing is asked for yet");
-        ctl.set_traffic(Traffic::BulkChecked);
-        // The time begins with the first, however long it took to come to it.
-        let begun: Vec<usize> = [1_000_000, 1_009_999, 1_010_000, 1_010_001].map(|t| turn(&mut c, t)).into();
-        assert_eq!(
-            (begun, ctl.done.load(Ordering::Relaxed)),
-            (vec![2, 2, 2, 0], true),
-            "two transfers of three"
-        );
-        assert_eq!(ctl.completed.load(Ordering::Relaxed), 6);
-    }
-
-    /// A peer that has gone is asked again, one message at a time, and not as fast as it can be refused.
-    #[test]
-    fn after_an_error_one_at_a_time_asks_until_one_ends_well() {
-        let ctl = Arc::new(Ctl::default());
-        let cfg =
-            ClientConfig { bulk_len: 64, bulk_flight: 3, limit: 9, tags: 700, ..ClientConfig::default() };
-        let mut c = client(cfg, &ctl);
-        ctl.set_traffic(Traffic::BulkChecked);
-        let mut ops = Ops::new();
-        let mut begun = |c: &mut Client, now| {
-            c.turn(now, &mut ops);
-            std::mem::take(&mut ops).len()
-        };
-        let end = |c: &mut Client, now, tag, status: Result<(), LnetError>| {
-            c.event(now, APP, Event::Ack { tag, status, mlength: 0, done: true }, &mut Ops::new());
-        };
-        assert_eq!(begun(&mut c, 0), 3);
-        assert_eq!(c.outstanding().collect::<Vec<_>>(), [700, 701, 702]);
-        end(&mut c, 1, 700, Ok(()));
-        for tag in [701, 702] {
-            end(&mut c, 2, tag, Err(LnetError::NoNi));
-        }
-        assert_eq!((begun(&mut c, 3), c.patience()), (0, Some(AGAIN - 1)));
-        assert_eq!((begun(&mut c, 2 + AGAIN), begun(&mut c, 3 + AGAIN)), (1, 0));
-        let again = c.outstanding().next().unwrap();
-        end(&mut c, 4 + AGAIN, again, Err(LnetError::Unreachable));
-        assert_eq!((begun(&mut c, 5 + AGAIN), begun(&mut c, 4 + 2 * AGAIN)), (0, 1));
-        let again = c.outstanding().next().unwrap();
-        end(&mut c, 5 + 2 * AGAIN, again, Ok(()));
-        assert_eq!(begun(&mut c, 6 + 2 * AGAIN), 3, "as before");
-        // Foreign tags are none of its.
-        end(&mut c, 7 + 2 * AGAIN, 0, Ok(()));
-        assert_eq!(ctl.twice.load(Ordering::Relaxed), 1);
-        // Those that failed are among the nine.
-        let tags: Vec<u64> = c.outstanding().collect();
-        tags.into_iter().for_each(|tag| end(&mut c, 8 + 2 * AGAIN, tag, Ok(())));
-        assert_eq!((begun(&mut c, 9 + 2 * AGAIN), ctl.done.load(Ordering::Relaxed)), (1, false));
-        let last = c.outstanding().next().unwrap();
-        end(&mut c, 10 + 2 * AGAIN, last, Ok(()));
-        assert_eq!((begun(&mut c, 11 + 2 * AGAIN), ctl.done.load(Ordering::Relaxed)), (0, true));
-        let lost = [(LnetError::NoNi, 2), (LnetError::Unreachable, 1)].map(|(e, n)| (e.to_string(), n));
-        assert_eq!((ctl.completed.load(Ordering::Relaxed), ctl.losses()), (6, lost.into()));
-    }
-
-    /// Field report 21: an lcore that was asleep when it was told to begin, and who looks at it later, add nothing.
-    #[test]
-    fn a_transfer_takes_from_its_first_beginning_to_its_last_end() {
-        let ctl = Arc::new(Ctl::default());
-        let mut c =
-            client(ClientConfig { bulk_len: 1, bulk_flight: 1, limit: 2, ..ClientConfig::default() }, &ctl);
-        ctl.set_traffic(Traffic::BulkChecked);
-        for now in [90_000_000, 90_002_000, 190_000_000] {
-            turn(&mut c, now);
-        }
-        assert_eq!(ctl.span().as_nanos(), 3000);
-        assert!(ctl.done.load(Ordering::Relaxed));
-    }
-}
+#[path = "workload/workload_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use crate::args::BulkArgs;
 use crate::assemble;
 use crate::inspect::Request;
 use crate::inspect::client::Client as Asker;
-use crate::job::{Beat, Follow, Job, Moved, Step, Told, Way};
+use crate::job::{Beat, Follow, Job, Moved, SPARE, Step, Told, Way};
 use crate::running::{self, Role, Setup};
 use crate::{out, settings, signals, units};
 
@@ -135,7 +135,7 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
     let ctl = Arc::new(Ctl::default());
     let (c, target) = (ctl.clone(), a.target);
     let started = settings::peer_credits(&a.node).and_then(|flight| {
-        let cfg = job.client(flight, 0);
+        let cfg = job.client(flight, SPARE as u64, 0);
         let make = Box::new(move |backing: &_| {
             Client::new(cfg, c, target, backing).map(|c| Box::new(c) as _).map_err(|e| e.to_string())
         });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bench::ctl::{Ctl, Traffic};
 use bench::measure::cpu_time;
-use bench::workload::ClientConfig;
+use bench::workload::{ClientConfig, Losing, NO_ANSWER};
 use serde::{Deserialize, Serialize};
 use transport::lnd::LnetError;
 use transport::node::inspect::Inspection;
@@ -16,6 +16,12 @@ use crate::{units, why};
 
 /// Most payload of an LNet message, in bytes.
 const MTU: u64 = 1 << 20;
+/// Most messages without an answer beside those in flight.
+pub(crate) const SPARE: usize = 32;
+/// Error of a transfer that somebody ends.
+const INTERRUPTED: &str = "interrupted";
+/// Time for which an error is the present reason why nothing comes through: after one another message is tried at once.
+const RECENT: Duration = Duration::from_secs(2);
 
 /// Direction of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +77,12 @@ pub(crate) struct Moved {
     /// Those errors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<Lost>,
+    /// The NID that they failed by, where it is not the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<String>,
+    /// LNet messages that had neither when it ended.
+    #[serde(default)]
+    pub(crate) unanswered: u64,
     /// Wall time.
     pub(crate) wall_s: f64,
     /// CPU time of the process whose node it was.
@@ -128,8 +140,14 @@ impl Job {
         self.count.map_or(u64::MAX, |n| n.saturating_mul(self.pieces()))
     }
 
-    /// The workload, with so many messages in flight, whose tags begin with `tags`.
-    pub(crate) fn client(&self, flight: u32, tags: u64) -> ClientConfig {
+    /// The longest time without any completion.
+    fn patience(&self) -> Duration {
+        Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::MAX)
+    }
+
+    /// The workload, with so many messages in flight and so many more of which no answer comes, whose tags begin with `tags`.
+    pub(crate) fn client(&self, flight: u32, spare: u64, tags: u64) -> ClientConfig {
+        let patience = u64::try_from(self.patience().as_nanos()).unwrap_or(u64::MAX);
         let tail = self.size - (self.pieces() - 1) * MTU;
         ClientConfig {
             bulk_len: self.size.min(MTU) as usize,
@@ -139,6 +157,7 @@ impl Job {
             small_flight: 1,
             limit: self.limit(),
             begin_for: self.seconds.map(|s| (s * 1e9) as u64),
+            losing: Some(Losing { spare, patience }),
             tags,
             ..ClientConfig::default()
         }
@@ -155,11 +174,15 @@ impl Job {
             Some(_) => format!("{} of {}", m.messages, units::many(self.limit(), "message")),
             None => units::many(m.messages, "message"),
         };
-        let lost = match (m.messages, m.failed) {
-            // Nothing else has happened.
-            (0, _) | (_, 0) => String::new(),
-            (_, n) => format!(", {n} had ended with an error"),
-        };
+        let mut lost = String::new();
+        // Of one that is interrupted they are those under way.
+        let unanswered = if e == INTERRUPTED { 0 } else { m.unanswered };
+        for (n, what) in [(m.failed, "ended with an error"), (unanswered, "no answer")] {
+            // Without a message nothing else has happened.
+            if m.messages > 0 && n > 0 {
+                lost += &format!(", {n} had {what}");
+            }
+        }
         format!("{}: {e}; {of} had completed{lost}", self.what())
     }
 
@@ -169,7 +192,8 @@ impl Job {
         all.sort_by_key(|l| std::cmp::Reverse(l.messages));
         let why: Vec<String> = all.iter().map(|l| format!("{} with \"{}\"", l.messages, l.error)).collect();
         let of = units::many(m.messages + m.failed, "message");
-        format!("{}: {} of {of} ended with an error: {}", self.what(), m.failed, why.join(", "))
+        let by = m.by.as_ref().map_or_else(String::new, |by| format!("; {by}"));
+        format!("{}: {} of {of} ended with an error: {}{by}", self.what(), m.failed, why.join(", "))
     }
 
     /// Judges one that came to its end.
@@ -178,13 +202,15 @@ impl Job {
     /// Messages that were wrong, lost or missing.
     pub(crate) fn judge(&self, m: &Moved) -> Result<(), String> {
         if self.way == Way::Get && m.crc_bad > 0 {
-            return Err(format!("{} of {} had wrong bytes", m.crc_bad, units::many(m.messages, "answer")));
+            let of = units::many(m.messages, "answer");
+            return Err(format!("{}: {} of {of} had wrong bytes", self.what(), m.crc_bad));
         }
         if m.failed > 0 {
             return Err(self.losses(m));
         }
         if self.count.is_some() && self.seconds.is_none() && m.messages != self.limit() {
-            return Err(format!("{} of {} completed", m.messages, units::many(self.limit(), "message")));
+            let of = units::many(self.limit(), "message");
+            return Err(format!("{}: {} of {of} completed", self.what(), m.messages));
         }
         Ok(())
     }
@@ -214,8 +240,12 @@ pub(crate) struct Follow<'a> {
     last: (u64, Instant),
     /// Errors until then, and whether later ones have been told of.
     before: (u64, bool),
+    /// Errors at the last look, and the time of the latest.
+    erred: (u64, Instant),
     /// Figures and time of the last beat.
     beat: Beat,
+    /// The NID that messages had failed by at its end.
+    by: Option<String>,
 }
 
 impl<'a> Follow<'a> {
@@ -224,7 +254,17 @@ impl<'a> Follow<'a> {
         ctl.set_traffic(if job.way == Way::Put { Traffic::BulkChecked } else { Traffic::Get });
         let beat = Beat { at_s: 0.0, wall_s: 0.0, messages: 0, bytes: 0, failed: 0 };
         let now = Instant::now();
-        Follow { job, ctl, begun: None, cpu: cpu_time(), last: (0, now), before: (0, false), beat }
+        Follow {
+            job,
+            ctl,
+            begun: None,
+            cpu: cpu_time(),
+            last: (0, now),
+            before: (0, false),
+            erred: (0, now),
+            beat,
+            by: None,
+        }
     }
 
     fn counts(&self) -> (u64, u64) {
@@ -235,17 +275,24 @@ impl<'a> Follow<'a> {
     pub(crate) fn step(&mut self, stopped: bool, front: &Inspection, target: Nid) -> Step {
         // First: what is outstanding fails when the node goes down, and that is no error of its own.
         if stopped {
-            return Step::End(Err("interrupted".into()));
+            return Step::End(Err(INTERRUPTED.into()));
         }
         // In this order: the counts are final when it is done.
         let done = self.ctl.done.load(Ordering::Acquire);
         let failed = self.ctl.failed.load(Ordering::Relaxed);
         let (n, bytes) = self.counts();
         let latest = || self.ctl.losses().pop().map_or_else(String::new, |l| l.0);
+        if failed != self.erred.0 {
+            self.erred = (failed, Instant::now());
+        }
+        if failed > self.before.0 && n == 0 && latest() == NO_ANSWER {
+            return Step::End(Err(why::none_in_time(front, target, self.last.1.elapsed())));
+        }
         if failed > self.before.0 && (n == 0 || latest() == LnetError::ShuttingDown.to_string()) {
             return Step::End(Err(why::failed(front, target, latest())));
         }
         if done || n.saturating_add(failed) >= self.job.limit() {
+            self.by = if failed > 0 { why::other(front, target) } else { None };
             return Step::End(Ok(()));
         }
         if self.begun.is_none() && self.ctl.started.load(Ordering::Relaxed) > 0 {
@@ -255,15 +302,17 @@ impl<'a> Follow<'a> {
             self.last = (n, Instant::now());
             self.before = (failed, false);
         }
-        let patience = Duration::try_from_secs_f64(self.job.timeout).unwrap_or(Duration::MAX);
+        let patience = self.job.patience();
         let troubled = failed > self.before.0;
         if self.last.1.elapsed() > patience {
-            return Step::End(Err(match troubled {
+            // The reason is the present one: an error of long ago may have been another's.
+            return Step::End(Err(match troubled && self.erred.1.elapsed() < RECENT {
                 true => why::stuck(front, target, patience, latest()),
                 false => why::silent(front, target, patience),
             }));
         }
-        if troubled && !self.before.1 {
+        // That one is given up says nothing of others: it was begun long ago.
+        if troubled && !self.before.1 && latest() != NO_ANSWER {
             self.before.1 = true;
             let trouble = why::goes_on(front, target, patience, latest());
             return Step::Tell(Told::Trouble { trouble });
@@ -292,7 +341,9 @@ impl<'a> Follow<'a> {
             transfers: messages / self.job.pieces(),
             bytes,
             failed: self.ctl.failed.load(Ordering::Relaxed),
+            unanswered: self.ctl.outstanding(),
             errors: self.ctl.losses().into_iter().map(lost).collect(),
+            by: self.by.clone(),
             wall_s: self.ctl.span().as_secs_f64(),
             cpu_s: (cpu_time() - self.cpu).as_secs_f64(),
             crc_bad: self.ctl.crc_bad.load(Ordering::Relaxed),
@@ -321,12 +372,12 @@ mod tests {
             (16 * MTU, 16, MTU, MTU),
             (3 * MTU - 7, 3, MTU, MTU - 7),
         ] {
-            let c = job(size, Some(5)).client(8, 0);
+            let c = job(size, Some(5)).client(8, 0, 0);
             let got = (c.pieces, c.bulk_len as u64, c.tail as u64, c.limit);
             assert_eq!(got, (pieces, len, tail, 5 * pieces), "{size}");
         }
-        assert_eq!(job(1, None).client(8, 0).limit, u64::MAX);
-        assert_eq!(job(MTU + 1, Some(u64::MAX)).client(8, 0).limit, u64::MAX);
+        assert_eq!(job(1, None).client(8, 0, 0).limit, u64::MAX);
+        assert_eq!(job(MTU + 1, Some(u64::MAX)).client(8, 0, 0).limit, u64::MAX);
     }
 
     #[test]
@@ -351,7 +402,15 @@ mod tests {
         );
         assert_eq!(job(MTU, Some(5)).judge(&Moved { messages: 5, ..Moved::default() }), Ok(()));
         let few = job(MTU, Some(6)).judge(&Moved { messages: 5, ..Moved::default() });
-        assert_eq!(few.unwrap_err(), "5 of 6 messages completed");
+        assert_eq!(few.unwrap_err(), "PUT to 10.0.0.2@tcp: 5 of 6 messages completed");
+        let m = Moved {
+            by: Some("its gateway fails".into()),
+            failed: 1,
+            errors: vec![lost("a", 1)],
+            ..Moved::default()
+        };
+        let told = job(MTU, None).judge(&m).unwrap_err();
+        assert!(told.ends_with("1 with \"a\"; its gateway fails"), "{told}");
     }
 
     /// An error of a message is not the transfer's, unless nothing has come through, or does for the time-out.
@@ -387,6 +446,33 @@ mod tests {
         assert!(matches!(f.step(false, &front, target), Step::On));
         lose(&LnetError::ShuttingDown.to_string());
         assert!(matches!(f.step(false, &front, target), Step::End(Err(_))), "there is nothing to wait for");
+        // One that is given up is counted, and no trouble of others.
+        let mut f = Follow::new(&j, Arc::new(Ctl::default()));
+        bump(&f.ctl.started, 3);
+        bump(&f.ctl.completed, 1);
+        assert!(matches!(f.step(false, &front, target), Step::On));
+        f.ctl.lose(NO_ANSWER.into());
+        bump(&f.ctl.failed, 1);
+        assert!(matches!(f.step(false, &front, target), Step::On));
+        let m = f.moved();
+        assert_eq!((m.failed, m.unanswered), (1, 1));
+        let e = j.failure(&m, "why");
+        assert!(
+            e.ends_with("1 of 100 messages had completed, 1 had ended with an error, 1 had no answer"),
+            "{e}"
+        );
+        assert!(!j.failure(&m, INTERRUPTED).contains("no answer"));
+        // Of errors of long ago nothing is said where nothing comes any more; and without a first answer there is no error to end with.
+        f.erred.1 = Instant::now().checked_sub(RECENT).unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        assert!(
+            matches!(f.step(false, &front, target), Step::End(Err(e)) if e.starts_with("no answer within"))
+        );
+        let mut f = Follow::new(&j, Arc::new(Ctl::default()));
+        f.ctl.lose(NO_ANSWER.into());
+        bump(&f.ctl.failed, 1);
+        let end = f.step(false, &front, target);
+        assert!(matches!(end, Step::End(Err(e)) if e.contains("(--seconds): ")));
         // Nothing has come through.
         let fresh = Arc::new(Ctl::default());
         let mut f = Follow::new(&j, fresh.clone());

@@ -216,16 +216,11 @@ pub(crate) fn with_places(a: &NodeArgs) -> Result<Vec<(Nid, usize)>, String> {
 ///
 /// # Errors
 /// A port without one; as [`ports`].
+#[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "who opens ports needs all of it"))]
 pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
     let all = ports(a)?;
-    match all.iter().find(|p| p.nids.is_empty()) {
-        Some(p) => Err(format!(
-            "--ni-ports {}: port {} has no NI: give it one with --ni, or leave the port out",
-            a.ni_ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
-            p.place
-        )),
-        None => Ok(all),
-    }
+    let fault = all.iter().find_map(|p| empty(p, a));
+    fault.map_or(Ok(all), Err)
 }
 
 /// The ports of `a`.
@@ -233,6 +228,17 @@ pub(crate) fn asked(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
 /// # Errors
 /// There is none, one is there twice, an option has values for another number of ports, NIs and ports do not go together.
 pub(crate) fn ports(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
+    let devices = devices(a)?;
+    if let Some((_, e)) = lists(a, devices.len()).next() {
+        return Err(e);
+    }
+    let all = with_nis(a, devices)?;
+    let fault = all.iter().find_map(overlong);
+    fault.map_or(Ok(all), Err)
+}
+
+/// Names of the ports of `a`.
+fn devices(a: &NodeArgs) -> Result<Vec<&str>, String> {
     let devices: Vec<&str> = a.port.iter().chain(&a.vdev).map(String::as_str).collect();
     if devices.is_empty() {
         return Err("--carrier dpdk needs --port (a PCI address) or --vdev (such as net_tap0)".into());
@@ -247,7 +253,12 @@ pub(crate) fn ports(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
         let flag = if i < a.port.len() { "--port" } else { "--vdev" };
         return Err(format!("{flag} {d}: it is named twice; leave one of them out"));
     }
-    let lists = [
+    Ok(devices)
+}
+
+/// Options of `a` with values for another number of ports than `ports`, each with its fault.
+fn lists(a: &NodeArgs, ports: usize) -> impl Iterator<Item = (&'static str, String)> {
+    let all = [
         ("--prefix", a.prefix.len()),
         ("--gateway", a.gateway.len()),
         ("--vlan", a.vlan.len()),
@@ -258,12 +269,15 @@ pub(crate) fn ports(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
         ("--lro", a.lro.len()),
         ("--rss", a.rss.len()),
     ];
-    if let Some((flag, n)) = lists.iter().find(|(_, n)| *n > 1 && *n != devices.len()) {
-        return Err(format!(
-            "{flag} with {n} values: there {}; give one for all, or one for each, in the order of --port and --vdev",
-            if devices.len() == 1 { "is 1 port".to_owned() } else { format!("are {} ports", devices.len()) }
-        ));
-    }
+    all.into_iter().filter(move |(_, n)| *n > 1 && *n != ports).map(move |(flag, n)| {
+        let there = if ports == 1 { "is 1 port".to_owned() } else { format!("are {ports} ports") };
+        let remedy = "give one for all, or one for each, in the order of --port and --vdev";
+        (flag, format!("{flag} with {n} values: there {there}; {remedy}"))
+    })
+}
+
+/// The ports of `a` of these names, with their NIs.
+fn with_nis<'a>(a: &NodeArgs, devices: Vec<&'a str>) -> Result<Vec<Asked<'a>>, String> {
     let places = places(a, devices.len())?;
     let nids = nids(a);
     let port = |(place, device)| {
@@ -271,18 +285,23 @@ pub(crate) fn ports(a: &NodeArgs) -> Result<Vec<Asked<'_>>, String> {
         let prefix = of(&a.prefix, place).flatten();
         Asked { place, device, nids: own, prefix, gateway: of(&a.gateway, place).flatten() }
     };
-    let all: Vec<_> = devices.into_iter().enumerate().map(port).collect();
-    for p in &all {
-        let Some((nid, ip)) = p.nids.first().and_then(|n| Some((n, n.ip()?))) else { continue };
-        let most = if ip.is_ipv6() { 128 } else { 32 };
-        if p.prefix(ip) > most {
-            return Err(format!(
-                "--prefix {}: the network of {nid} has a prefix of 1 to {most} bits",
-                p.prefix(ip)
-            ));
-        }
-    }
-    Ok(all)
+    Ok(devices.into_iter().enumerate().map(port).collect())
+}
+
+/// Fault of a prefix that is longer than an address.
+fn overlong(p: &Asked<'_>) -> Option<String> {
+    let (nid, ip) = p.nids.first().and_then(|n| Some((n, n.ip()?)))?;
+    let most = if ip.is_ipv6() { 128 } else { 32 };
+    let bits = p.prefix(ip);
+    (bits > most).then(|| format!("--prefix {bits}: the network of {nid} has a prefix of 1 to {most} bits"))
+}
+
+/// Fault of a port without an NI.
+fn empty(p: &Asked<'_>, a: &NodeArgs) -> Option<String> {
+    p.nids.is_empty().then(|| {
+        let said = a.ni_ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+        format!("--ni-ports {said}: port {} has no NI: give it one with --ni, or leave the port out", p.place)
+    })
 }
 
 /// Text about each NI on a port of its own whose LNet network an NI of an earlier port has, too, on another network of addresses.
@@ -303,6 +322,30 @@ pub(crate) fn shared(all: &[Asked<'_>]) -> Vec<String> {
         })
     };
     nids.filter_map(fault).collect()
+}
+
+/// The place of the port for an NI of `ip` that a running node of these arguments is to have besides its own: the port that `name` names, or
+/// that has the address, or whose network it is in, or the only one. 0 on kernel sockets.
+///
+/// # Errors
+/// None of these.
+pub(crate) fn place_for(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, String> {
+    if !on_port(a) {
+        return Ok(0);
+    }
+    let all = ports(a)?;
+    let short = |device: &str| device.split(',').next() == name;
+    let named = || all.iter().find(|p| Some(p.device) == name || short(p.device));
+    let has = || all.iter().find(|p| p.nids.iter().any(|n| n.ip() == Some(ip)));
+    let same = |own: IpAddr, p: &Asked<'_>| {
+        own.is_ipv4() == ip.is_ipv4() && masked(own, p.prefix(own)) == masked(ip, p.prefix(own))
+    };
+    let within = || all.iter().find(|p| p.nids.iter().filter_map(|n| n.ip()).any(|own| same(own, p)));
+    let only = || if let [only] = &all[..] { Some(only) } else { None };
+    named().or_else(has).or_else(within).or_else(only).map(|p| p.place).ok_or_else(|| {
+        let listed = all.iter().map(|p| p.device).collect::<Vec<_>>().join(", ");
+        format!("{ip}: it is in the network of none of {listed}: name its port, as `interfaces: 0: DEVICE` of the NI")
+    })
 }
 
 /// Whether the node is on ports, and not on kernel sockets.
@@ -327,21 +370,45 @@ pub(crate) fn without_port(a: &NodeArgs) -> Result<(), String> {
 /// Whether the addresses of `a` are those of machines.
 ///
 /// # Errors
-/// The address, and what it is instead; as [`asked`].
+/// The first of [`faults`].
 pub(crate) fn addresses(a: &NodeArgs) -> Result<(), String> {
+    faults(a).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// All that is wrong with the ports of `a` and with its addresses, each of which should be a machine's.
+pub(crate) fn faults(a: &NodeArgs) -> Vec<String> {
     let (nids, on_port) = (nids(a), on_port(a));
-    let ports = if on_port { asked(a)? } else { Vec::new() };
+    let (mut all, mut ports) = (Vec::new(), Vec::new());
+    if on_port {
+        let found = devices(a).and_then(|devices| {
+            let unequal: Vec<_> = lists(a, devices.len()).collect();
+            // With another number of these nobody can tell which is whose.
+            let known = !unequal.iter().any(|(flag, _)| ["--prefix", "--gateway"].contains(flag));
+            all.extend(unequal.into_iter().map(|(_, e)| e));
+            Ok((with_nis(a, devices)?, known))
+        });
+        match found {
+            Ok((found, known)) => {
+                all.extend(found.iter().filter_map(|p| empty(p, a)));
+                if known {
+                    all.extend(found.iter().filter_map(overlong));
+                    ports = found;
+                }
+            }
+            Err(e) => all.push(e),
+        }
+    }
     for (i, nid) in nids.iter().enumerate() {
         let flag = if i == 0 { "--nid" } else { "--ni" };
         let own = ports.iter().filter(|p| p.nids.contains(nid));
-        nid.ip().map_or(Ok(()), |ip| machine(on_port, own, ip)).map_err(|e| format!("{flag} {nid}: {e}"))?;
+        let fault = nid.ip().and_then(|ip| machine(on_port, own, ip).err());
+        all.extend(fault.map(|e| format!("{flag} {nid}: {e}")));
     }
     for p in &ports {
-        if let Some((g, e)) = p.gateway.and_then(|g| Some((g, p.no_router(&nids, g)?))) {
-            return Err(format!("--gateway {g}: {e}"));
-        }
+        let fault = p.gateway.and_then(|g| Some((g, p.no_router(&nids, g)?)));
+        all.extend(fault.map(|(g, e)| format!("--gateway {g}: {e}")));
     }
-    Ok(())
+    all
 }
 
 /// Whether `target` can be the NID of a machine that `a` asks.

@@ -16,7 +16,6 @@ use transport::node::{
 
 use crate::args::ServeArgs;
 use crate::assemble;
-use crate::config::own_nis::Taking;
 use crate::config::reload::Live;
 use crate::inspect::claim;
 use crate::inspect::seats::{DEPTH, Seats};
@@ -65,7 +64,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     if let Some(h) = hangups {
         let front = node.front().clone();
         let live = live.clone();
-        signals::each_hangup(h, move || live.apply(&front, None, Taking::Whole).log())?;
+        signals::each_hangup(h, move || live.apply(&front, None).log())?;
     }
     let served = metrics.map(|m| {
         let nids = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();

@@ -104,7 +104,10 @@ pub(crate) fn config(
 }
 
 /// Takes the tunables of the files behind a value of `--options`.
-fn from_files(c: &mut Config, path: &Path, said: &mut Vec<String>) -> Result<(), String> {
+///
+/// # Errors
+/// One that cannot be read, or its fault.
+pub(crate) fn from_files(c: &mut Config, path: &Path, said: &mut Vec<String>) -> Result<(), String> {
     for file in files(path)? {
         let name = file.display();
         let notices = tunables::from_modprobe(c, &text(&file)?).map_err(|e| format!("{name}: {e}"))?;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tcpstack::Phase;
 use transport::lnd::LnetError;
+use transport::lnet::BEST;
+use transport::lnet::routes::RouteView;
 use transport::node::inspect::{Filter, Inspection};
 use transport::socklnd::{Contact, DialWhy, PeerBrief};
 use transport::stream::DialError;
@@ -56,12 +58,89 @@ fn with_cut(front: &Inspection, e: String) -> String {
     }
 }
 
-/// The error of an operation, with the reason in place of "cannot be reached".
+/// The error of an operation, with the reason in place of "cannot be reached", and the NID that it fails by where that is not `nid`.
 pub(crate) fn failed(front: &Inspection, nid: Nid, e: String) -> String {
     let unreachable = [LnetError::Unreachable, LnetError::Refused].iter().any(|u| e == u.to_string());
     let why = if unreachable { brief(front, nid).and_then(|b| b.why) } else { None };
     let e = why.map_or(e, |w| format!("the peer cannot be reached: {}", reason(w)));
-    with_cut(front, e)
+    with_cut(front, with_other(front, nid, e))
+}
+
+/// A NID that messages to another one may go by.
+#[derive(Clone, Copy, Debug)]
+struct Other {
+    nid: Nid,
+    /// It is a gateway, and not another NID of the same node.
+    gateway: bool,
+    /// The last dial's failure, of one that is not connected.
+    why: Option<DialWhy>,
+    health: u16,
+    up: bool,
+}
+
+impl Other {
+    fn fails(&self) -> bool {
+        self.why.is_some() || self.health < BEST || !self.up
+    }
+
+    /// Its name, its state, and what helps.
+    fn text(&self) -> String {
+        let Other { nid, gateway, why, health, up } = *self;
+        let what = if gateway { "its gateway" } else { "its NID" };
+        match why {
+            Some(w) => format!("{what} {nid} cannot be reached: {}", reason(w)),
+            None if gateway && !up => {
+                format!("the route by {what} {nid} is down: `pollnd lnetctl ping {nid}` asks it")
+            }
+            None if !up => format!("{what} {nid} is down, as its node says: is its link up there?"),
+            None => format!(
+                "{what} {nid} has lost messages (health {health} of {BEST}): `pollnd connections {}` shows where they wait",
+                nid.ip().map_or_else(|| nid.to_string(), |ip| ip.to_string())
+            ),
+        }
+    }
+}
+
+/// The NID, other than `target`, that messages to it fail by: the worst of its node's, or of the gateways to its network.
+fn other_at_fault(front: &Inspection, target: Nid) -> Option<Other> {
+    let mut known = Vec::new();
+    // As above.
+    let _ = front.peer_nis(|v| {
+        known.push((v.nid, v.primary, v.health, v.up));
+        true
+    });
+    let primary = known.iter().find(|v| v.0 == target).map_or(target, |v| v.1);
+    let health = |nid| known.iter().find(|v| v.0 == nid).map_or(BEST, |v| v.2);
+    let mut all: Vec<Other> = known
+        .iter()
+        .filter(|v| v.0 != target && v.1 == primary)
+        .map(|v| Other { nid: v.0, gateway: false, why: None, health: v.2, up: v.3 })
+        .collect();
+    if let Ok((_, routes)) = front.routes(None) {
+        let to = routes.iter().filter(|r| r.net == target.net());
+        let of = |r: &RouteView| {
+            let (nid, up) = (r.gateway, r.up);
+            Other { nid, gateway: true, why: None, health: health(nid), up }
+        };
+        all.extend(to.map(of));
+    }
+    for other in &mut all {
+        other.why = brief(front, other.nid).filter(|b| b.conns == 0).and_then(|b| b.why);
+    }
+    all.into_iter().filter(Other::fails).min_by_key(|o| (o.why.is_none(), o.up, o.health))
+}
+
+/// `e`, and behind it the other NID that it fails by.
+fn with_other(front: &Inspection, nid: Nid, e: String) -> String {
+    match other_at_fault(front, nid) {
+        Some(o) => format!("{e}; {}", o.text()),
+        None => e,
+    }
+}
+
+/// The NID, other than `nid`, that messages to it have failed by, in words.
+pub(crate) fn other(front: &Inspection, nid: Nid) -> Option<String> {
+    other_at_fault(front, nid).map(|o| o.text())
 }
 
 /// The error of an operation as a kernel's number.
@@ -79,6 +158,20 @@ pub(crate) fn number(front: &Inspection, nid: Nid, e: LnetError) -> i32 {
 
 /// Text about a peer that has not answered for so long.
 pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String {
+    let waited = units::time(patience.as_secs_f64());
+    let e = format!("no answer within {waited} (--timeout): {}", silence(front, nid));
+    with_cut(front, with_other(front, nid, e))
+}
+
+/// Text about a peer that has not answered until the time of a transfer was over, so long after its start.
+pub(crate) fn none_in_time(front: &Inspection, nid: Nid, after: Duration) -> String {
+    let waited = units::time(after.as_secs_f64());
+    let e = format!("no answer within {waited} (--seconds): {}", silence(front, nid));
+    with_cut(front, with_other(front, nid, e))
+}
+
+/// The likely reason why a peer does not answer.
+fn silence(front: &Inspection, nid: Nid) -> String {
     let resolving = || {
         let mut any = false;
         let filter = Filter { peer: nid.ip(), state: Some(Phase::Resolve), ..Filter::default() };
@@ -88,8 +181,7 @@ pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String
         });
         any
     };
-    let waited = units::time(patience.as_secs_f64());
-    let why = match brief(front, nid) {
+    match brief(front, nid) {
         Some(b) if b.conns > 0 => "it is connected, and its node has not answered".to_owned(),
         Some(PeerBrief { contact: Contact::Shaking, .. }) => {
             format!("connected, but silent: {}", reason(DialWhy::Silent))
@@ -105,8 +197,7 @@ pub(crate) fn silent(front: &Inspection, nid: Nid, patience: Duration) -> String
         }
         Some(PeerBrief { why: Some(w), .. }) => reason(w).to_owned(),
         _ => "nothing is known of it".to_owned(),
-    };
-    with_cut(front, format!("no answer within {waited} (--timeout): {why}"))
+    }
 }
 
 /// Text about messages to a peer that end with `e`, and a transfer that goes on for so long.
@@ -174,6 +265,34 @@ mod tests {
             cut_frames(1, "ethtool -K vb tso off"),
             "; 1 frame came cut and were dropped (counter port_rx_cut), as the kernel below joins them: ethtool -K vb tso off"
         );
+    }
+
+    /// Of several the one that is not reached stands first, then one that is down, then the least healthy one.
+    #[test]
+    fn another_nid_is_named_with_what_is_wrong_and_what_helps() {
+        let nid: Nid = "10.0.1.2@tcp1".parse().unwrap();
+        let good = Other { nid, gateway: false, why: None, health: BEST, up: true };
+        assert!(!good.fails());
+        for (other, want) in [
+            (
+                Other { why: Some(DialWhy::Silent), ..good },
+                "its NID 10.0.1.2@tcp1 cannot be reached: it has taken the TCP connection and says nothing",
+            ),
+            (
+                Other { up: false, ..good },
+                "its NID 10.0.1.2@tcp1 is down, as its node says: is its link up there?",
+            ),
+            (
+                Other { health: 800, ..good },
+                "its NID 10.0.1.2@tcp1 has lost messages (health 800 of 1000): `pollnd connections 10.0.1.2` shows",
+            ),
+            (
+                Other { gateway: true, up: false, ..good },
+                "the route by its gateway 10.0.1.2@tcp1 is down: `pollnd lnetctl ping 10.0.1.2@tcp1` asks it",
+            ),
+        ] {
+            assert!(other.fails() && other.text().starts_with(want), "{}", other.text());
+        }
     }
 
     /// Field report 17.

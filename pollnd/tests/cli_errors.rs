@@ -123,9 +123,13 @@ fn routes_are_refused_by_name_and_a_route_that_is_down_is_told() {
     let twice = ["--route", "tcp1 10.99.0.9@tcp", "--route", "tcp1 10.99.0.9@tcp 2"];
     run(&[&["node", "--nid", &me, "--accept-port", "10988"], &twice[..]].concat())
         .failed(1, &["there is a route to tcp1 by 10.99.0.9@tcp already"]);
-    let route = format!("tcp1 {}", nid(own_ip()));
+    let gateway = nid(own_ip());
+    let route = format!("tcp1 {gateway}");
     let ping = ["ping", "10.99.0.1@tcp1", "--nid", &me, "--accept-port", "10988", "--timeout", "0.5"];
     run(&[&ping[..], &["--route", &route]].concat()).failed(1, &["no route to 10.99.0.1@tcp1 is up"]);
+    let put = ["put", "10.99.0.1@tcp1", "-c", "1", "--nid", &me, "--accept-port", "10988", "--timeout", "2"];
+    let by = format!("its gateway {gateway}");
+    run(&[&put[..], &["--route", &route]].concat()).failed(1, &["PUT to 10.99.0.1@tcp1: no route", &by]);
     run(&ping).failed(1, &["no NI of this node leads to 10.99.0.1@tcp1", "or a route"]);
 }
 

@@ -429,8 +429,8 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
         assert!(v["error"].as_str().is_some_and(|e| e.contains(says)), "{line}: {v}");
     }
     assert_eq!(say(&mut s, "{\"do\":\"hello\"}\n")["nid"].as_str(), Some(&nid(b)[..]));
-    let v = say(&mut connect(), &"x".repeat(9000));
-    assert!(v["error"].as_str().is_some_and(|e| e.contains("8192 bytes")), "{v}");
+    let v = say(&mut connect(), &"x".repeat(2_129_921));
+    assert!(v["error"].as_str().is_some_and(|e| e.contains("2129920 bytes")), "{v}");
     // One that asks and asks, and never reads: the pipe fills, and only its own answers wait.
     let mut deaf = connect();
     deaf.set_nonblocking(true).unwrap();
@@ -454,6 +454,27 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
     drop(deaf);
     ping.stop();
     node.stop().good();
+}
+
+/// One that has asked for more than it reads, and reads a little now and then: the node ends all the same, and says no more.
+#[test]
+fn an_asker_that_reads_slowly_does_not_hold_up_the_end() {
+    const QUESTIONS: usize = 1000;
+    let (at, b) = (Place::new(), own_ip());
+    let node = at.node(b);
+    let mut slow = UnixStream::connect(at.socket(&node)).unwrap();
+    slow.write_all("{\"do\":\"tunables\",\"name\":null}\n".repeat(QUESTIONS).as_bytes()).unwrap();
+    let reader = std::thread::spawn(move || {
+        let (mut all, mut some) = (Vec::new(), vec![0; 16 << 10]);
+        while let Ok(n @ 1..) = slow.read(&mut some) {
+            all.extend_from_slice(&some[..n]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        String::from_utf8_lossy(&all).matches("\"end\"").count()
+    });
+    node.stop().good();
+    let answers = reader.join().unwrap();
+    assert!(answers < QUESTIONS, "the node has waited for its reader");
 }
 
 /// Field report 21: where a socket's path would be too long, the next folder has it, and it is said.

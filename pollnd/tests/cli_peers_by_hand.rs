@@ -46,6 +46,31 @@ fn peers_are_added_and_deleted_by_hand() {
     told(&["peer", "add", "--prim_nid", "foo", "--nid", "10.1.1.1@tcp"], 234, &[]);
     told(&["peer", "del", "--prim_nid", "10.9.9.9@tcp"], 234, &[]);
 
+    // Ranges, as lnetctl takes them; one that is none is told of.
+    told(
+        &["peer", "add", "--prim_nid", "10.8.0.1@tcp", "--nid", "10.8.0.[10-12]@tcp1,10.8.1.[1,3]@tcp"],
+        0,
+        &[],
+    );
+    let all = [
+        "10.8.0.1@tcp",
+        "10.8.0.10@tcp1",
+        "10.8.0.11@tcp1",
+        "10.8.0.12@tcp1",
+        "10.8.1.1@tcp",
+        "10.8.1.3@tcp",
+    ];
+    assert_eq!(at.peers(&node), [&["10.8.0.1@tcp", "true"][..], &all].concat());
+    told(&["peer", "del", "--prim_nid", "10.8.0.1@tcp", "--nid", "10.8.0.[10-11]@tcp1"], 0, &[]);
+    assert_eq!(at.peers(&node).len(), 2 + 4);
+    told(&["peer", "del", "--prim_nid", "10.8.0.1@tcp"], 0, &[]);
+    told(
+        &["peer", "add", "--prim_nid", "10.8.0.1@tcp", "--nid", "10.8.0.[12-10]@tcp1"],
+        234,
+        &["errno: -22", "10.8.0.[12-10]@tcp1 is no range of NIDs"],
+    );
+    told(&["peer", "add", "--prim_nid", "10.8.0.[1-2]@tcp"], 234, &["--prim_nid", "one NID"]);
+
     told(&["peer", "add", "--prim_nid", &second, "--nid", &first], 0, &[]);
     assert_eq!(at.peers(&node), [&*second, "true", &second, &first]);
     at.ctl(&node, &["peer", "show", "-v", "4", "--nid", &first]).good().says(&["peer state: 9\n"]);
@@ -64,6 +89,15 @@ fn peers_are_added_and_deleted_by_hand() {
     // It is what it says of itself again.
     at.ctl(&node, &["discover", "--force", &first]).good();
     eventually("its own word", || at.peers(&node) == [&*first, "true", &first, &second]);
+
+    // What was only tried is no peer that a backup has.
+    let mistyped = nid(own_ip());
+    eventually("an entry of a NID that was tried", || {
+        assert!(!at.ctl(&node, &["ping", &mistyped]).status.success());
+        at.ctl(&node, &["export"]).good().out.contains(&mistyped)
+    });
+    let kept = at.ctl(&node, &["export", "--backup"]).good().says(&[&first]);
+    assert!(!kept.out.contains(&mistyped), "{kept:?}");
     peer.stop().good();
     node.stop().good();
 }
@@ -112,8 +146,9 @@ fn files_have_peers() {
     node.signal(Signal::HUP);
     eventually("the signal's effect", || at.peers(&node) == shown_four);
     at.file(&net);
-    at.ctl(&node, &["import", path]).good();
-    assert_eq!(at.peers(&node), [""; 0]);
+    at.ctl(&node, &["import", path]).good().tells(&["nothing is other"]);
+    assert_eq!(at.peers(&node), shown_four, "an import deletes none");
+    at.ctl(&node, &["peer", "del", "--prim_nid", "10.0.0.4@tcp"]).good();
     // A habit of lnetctl's users: the file is standard input.
     at.file(&kept);
     for file in [&["import"][..], &["import", "-"]] {

@@ -660,7 +660,7 @@ fn selftest_in_both_roles() {
 }
 
 #[test]
-#[ignore = "soak: an hour, or SOAK_SELFTEST seconds"]
+#[ignore = "soak: make soak; an hour, or SELFTEST seconds"]
 fn selftest_for_an_hour() {
     if can("selftest_for_an_hour", &[]) {
         let seconds = std::env::var("SOAK_SELFTEST").ok().and_then(|s| s.parse().ok());

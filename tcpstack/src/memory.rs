@@ -208,7 +208,9 @@ impl Memory {
 
     #[inline]
     fn turn_epoch(&mut self, now: u64) {
-        self.promised.turn(now / EPOCH + 2);
+        if now >= self.next() {
+            self.promised.turn(now / EPOCH + 2);
+        }
     }
 
     /// A promise is `bytes` as of `epoch`.
@@ -243,8 +245,26 @@ impl Memory {
     /// A promise is now this large.
     #[inline]
     pub(crate) fn set(&mut self, p: &mut Promise, bytes: u64) {
-        if p.bytes != bytes {
-            self.change(p, p.epoch, bytes);
+        let was = std::mem::replace(&mut p.bytes, bytes);
+        if was != bytes {
+            self.promised.change(p.epoch, was, bytes);
+            if let Some(h) = self.host(p) {
+                h.promised.change(p.epoch, was, bytes);
+            }
+        }
+    }
+
+    /// Buffers of `weight` came for a connection, which has [`Memory::received`], and are `kept` or not.
+    #[inline]
+    pub(crate) fn took(&mut self, p: &mut Promise, weight: u64, kept: bool) {
+        let used = p.bytes.min(weight);
+        let more = if kept { weight } else { 0 };
+        p.bytes -= used;
+        p.held += more;
+        self.promised.now = self.promised.now.saturating_sub(used);
+        if let Some(h) = self.host(p) {
+            h.promised.now = h.promised.now.saturating_sub(used);
+            h.held += more;
         }
     }
 
@@ -289,15 +309,34 @@ impl Memory {
     /// The largest promise that a connection may have as far as its host's share goes, of which it is left no more than its
     /// part beside the other connections.
     #[inline]
-    pub(crate) fn left_to(&mut self, p: &Promise, now: u64) -> u64 {
-        (self.left_to_host(p, now) * CONN_PART).saturating_sub(p.held) / (CONN_PART + 1)
+    fn left_to(&mut self, p: &Promise, now: u64) -> u64 {
+        let of_host = self.of_host(p, now);
+        Memory::left(of_host, p.held)
     }
 
-    /// What a connection's host has left of its share beside what it holds and what its other connections are promised.
+    /// The same, of a connection that holds `held` and a host as [`Memory::of_host`] has it.
     #[inline]
-    fn left_to_host(&mut self, p: &Promise, now: u64) -> u64 {
-        let (open, held, siblings) = self.of_host(p, now);
-        ((open * HOST_PART).saturating_sub(held) / (HOST_PART + 1)).saturating_sub(siblings)
+    fn left((open, of_host, siblings): (u64, u64, u64), held: u64) -> u64 {
+        let left = ((open * HOST_PART).saturating_sub(of_host) / (HOST_PART + 1)).saturating_sub(siblings);
+        (left * CONN_PART).saturating_sub(held) / (CONN_PART + 1)
+    }
+
+    /// A connection holds this much now. Free memory that is not promised to others, and the largest promise that its host's share
+    /// allows.
+    #[inline]
+    pub(crate) fn offers(&mut self, p: &mut Promise, held: u64, now: u64) -> (u64, u64) {
+        self.turn_epoch(now);
+        let (free, all) = (self.free, self.promised.all());
+        let own = if self.promised.has(p.epoch) { p.bytes } else { 0 };
+        let open = free.saturating_sub(all.saturating_sub(own));
+        let was = std::mem::replace(&mut p.held, held);
+        let share = self.host(p).map_or(0, |h| {
+            h.held = (h.held + held).saturating_sub(was);
+            let of_host = h.promised.all();
+            let left = free.saturating_sub(all.saturating_sub(of_host));
+            Memory::left((left, h.held, of_host.saturating_sub(own)), held)
+        });
+        (open, share)
     }
 
     // ---- what is held ----
@@ -339,6 +378,7 @@ impl Memory {
     }
 
     /// Time at which there may be more without any packet (ns).
+    #[inline]
     pub(crate) fn next(&self) -> u64 {
         (self.promised.epoch - 1) * EPOCH
     }
@@ -381,8 +421,8 @@ mod tests {
         /// Offers connection `i` what it may be; returns what it is promised then.
         fn offer(&mut self, i: usize) -> u64 {
             let p = &mut self.conns[i];
-            let open = self.m.open_to(p, self.now);
-            let n = (open / 2).min(open.saturating_sub(p.held)).min(self.m.left_to(p, self.now));
+            let (open, share) = self.m.offers(p, p.held, self.now);
+            let n = (open / 2).min(open.saturating_sub(p.held)).min(share);
             let bytes = n.max(p.bytes);
             self.m.set(p, bytes);
             bytes
@@ -399,8 +439,7 @@ mod tests {
             let fits =
                 promised || (p.held + BUF <= m.open_to(p, self.now) * 4 && m.may_hold(p, BUF, self.now));
             if fits {
-                m.set(p, p.bytes.saturating_sub(BUF));
-                m.holds(p, p.held + BUF);
+                m.took(p, BUF, true);
                 self.m.refresh((ALL - self.held(), ALL));
             }
             fits

@@ -217,11 +217,11 @@ impl RxWindow {
         if want < self.edge + step {
             // Not worth a step: what memory there is makes no difference.
             self.starved = false;
+            m.holds(&mut self.promise, held);
             return (false, false);
         }
         let (bytes, cost) = (u64::from(self.density.0.max(1)), u64::from(self.density.1.max(1)));
-        let open = m.open_to(&self.promise, now);
-        let share = m.left_to(&self.promise, now);
+        let (open, share) = m.offers(&mut self.promise, held, now);
         let pool = (open / 2).min(open.saturating_sub(held)).min(share);
         let mut limit = nxt + pool.saturating_mul(bytes) / cost;
         // A connection that holds nothing may always be sent a little: promises to others must not silence it.
@@ -257,7 +257,7 @@ impl RxWindow {
         let fits = (left >= weight && m.covers(weight))
             || (held + weight <= m.open_to(&self.promise, now).saturating_mul(part)
                 && m.may_hold(&self.promise, weight, now));
-        m.set(&mut self.promise, left.saturating_sub(weight));
+        m.took(&mut self.promise, weight, fits);
         fits
     }
 

@@ -44,7 +44,7 @@ pub(crate) enum ConfigVerb {
     },
     /// Has a running node take a file.
     Apply {
-        /// The file. Default: that with which the node was started.
+        /// The file; standard input for `-`. Default: the file with which the node was started, which the node reads.
         file: Option<PathBuf>,
         /// The node that is asked.
         #[command(flatten)]

@@ -101,9 +101,9 @@ pub(crate) enum CtlVerb {
         #[arg(long, short)]
         backup: bool,
     },
-    /// Has the node take a configuration, as `pollnd config apply` does.
+    /// Gives the node what a configuration says; all else stays as it is.
     Import {
-        /// Deletes the routes, peers and NIs that it names, in place of that.
+        /// Deletes the routes, peers, NIs and fault rules that it names, in place of that.
         #[arg(long)]
         del: bool,
         /// The file; standard input if it is left out, or `-`.
@@ -235,8 +235,8 @@ pub(crate) struct PeerArg {
     /// The NID that it goes by.
     #[arg(long = "prim_nid", value_name = "NID")]
     pub(crate) prim_nid: String,
-    /// Others of its NIDs.
-    #[arg(long, value_name = "NID[,NID...]", value_delimiter = ',')]
+    /// Others of its NIDs, ranges too, such as 10.8.0.[10-12]@tcp1.
+    #[arg(long, value_name = "NID[,NID...]")]
     pub(crate) nid: Vec<String>,
 }
 

@@ -9,7 +9,8 @@ use transport::lnd::TcpKind;
 use super::keys::{Key, Means};
 use super::merge::{self, Bad, Loaded};
 use super::model::{Ni, Said};
-use super::reload::Outcome;
+use super::outcome::Outcome;
+use super::source::Source;
 use super::write::Style;
 use crate::args::ConfigVerb;
 use crate::inspect::Request;
@@ -80,14 +81,15 @@ fn show(path: &Path) -> Result<ExitCode, String> {
 }
 
 fn apply(path: Option<PathBuf>, node: Option<&str>) -> Result<ExitCode, String> {
-    // The node reads it, from a folder of its own.
-    let whole = |p: PathBuf| std::path::absolute(&p).map_err(|e| format!("{}: {e}", p.display()));
-    let path = path.map(whole).transpose()?;
-    if let Some(e) = path.as_ref().and_then(|p| merge::load(p).err()) {
-        out::err(&e);
-        return Ok(ExitCode::from(FAULTY));
-    }
-    let answer = Client::new(node)?.one(&Request::Apply { path, adds: false })?;
+    let good = |file: Source| merge::read(file.clone()).map(|_| file);
+    let file = match path.map(|p| Source::asked(Some(&p)).and_then(good)).transpose() {
+        Ok(f) => f,
+        Err(e) => {
+            out::err(&e);
+            return Ok(ExitCode::from(FAULTY));
+        }
+    };
+    let answer = Client::new(node)?.one(&Request::Apply { file })?;
     match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
             notes.iter().for_each(out::note);

@@ -5,14 +5,12 @@ use super::model::Model;
 use super::reader::CREDITS;
 
 impl Model {
-    /// The NIs at these places say nothing of credits: where others do they have the default, and not another NI's number.
-    pub(super) fn settle_credits(&mut self, silent: &[usize]) {
+    /// NIs that say nothing of credits have the default where others do, and not another NI's number.
+    pub(super) fn settle_credits(&mut self) {
         let Some(said) = self.said(Part::Tunables, CREDITS) else { return };
         let usual = Some(said.key.default()).filter(|d| d != said.value()).and_then(|d| d.parse().ok());
-        for at in silent {
-            if let Some(ni) = self.nis.get_mut(*at) {
-                ni.credits = usual;
-            }
+        for ni in self.nis.iter_mut().filter(|n| n.credits_said.is_none()) {
+            ni.credits = usual;
         }
     }
 }

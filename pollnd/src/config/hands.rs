@@ -3,11 +3,10 @@
 use transport::lnd::{PeerByHand, PeerError};
 use transport::wire::Nid;
 
+use super::readings;
 use super::yaml::{Fault, Key, Kind, Node, Place, quoted};
 
 const KEYS: &str = "primary nid, Multi-Rail, peer ni";
-/// A key of a peer that is a reading.
-const READING: &str = "peer state";
 
 pub(super) fn mapping<'n>(name: &str, node: &'n Node, faults: &mut Vec<Fault>) -> Option<&'n [(Key, Node)]> {
     match &node.kind {
@@ -58,10 +57,10 @@ fn ni(node: &Node, faults: &mut Vec<Fault>) -> Option<Nid> {
     }
 }
 
-fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<PeerByHand> {
+fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<PeerByHand> {
     let before = faults.len();
     let (mut primary, mut multi_rail, mut nids) = (None, true, Vec::new());
-    for (key, value) in mapping("peer", node, faults)?.iter().filter(|(k, _)| k.text != READING) {
+    for (key, value) in mapping("peer", node, faults)?.iter().filter(|(k, _)| k.text != readings::PEER) {
         match &*key.text {
             "primary nid" => primary = nid(key, value, faults),
             "Multi-Rail" => match text(key, value, faults) {
@@ -78,10 +77,13 @@ fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<PeerByHand> {
                     nids.extend(ni(item, faults));
                 }
             }
-            other => {
-                let text = format!("{other:?} is no key of a peer; there are {KEYS}");
-                faults.push(Fault::new(key.at, text));
-            }
+            other => match readings::passed(key) {
+                Some(word) => passed.push(word),
+                None => {
+                    let text = format!("{other:?} is no key of a peer; there are {KEYS}");
+                    faults.push(Fault::new(key.at, text));
+                }
+            },
         }
     }
     if faults.len() > before {
@@ -99,11 +101,15 @@ fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<PeerByHand> {
     Some(PeerByHand { nids, multi_rail })
 }
 
-/// The peers of a section, with their places.
-pub(super) fn read(section: &Node, faults: &mut Vec<Fault>) -> Vec<(PeerByHand, Place)> {
+/// The peers of a section, with their places, and what is passed over of them.
+pub(super) fn read(
+    section: &Node,
+    faults: &mut Vec<Fault>,
+    passed: &mut Vec<Fault>,
+) -> Vec<(PeerByHand, Place)> {
     let mut found: Vec<(PeerByHand, Place)> = Vec::new();
     for node in list("peer", section, faults) {
-        let Some(peer) = one(node, faults) else { continue };
+        let Some(peer) = one(node, faults, passed) else { continue };
         match peer.check(&[], found.iter().map(|(p, _)| &p.nids[..])) {
             Ok(()) => found.push((peer, node.at)),
             Err(PeerError::Taken { nid, .. }) => {

@@ -9,12 +9,13 @@ use transport::wire::Nid;
 
 use super::keys::{Means, Part};
 use super::model::{self, Model, Said};
-use super::own_nis::{Placed, Running, Taking, set_nis};
+use super::own_nis::{Placed, Running, decide, set_nis};
 use super::reader;
-use super::yaml::{Fault, Place};
+use super::source::Source;
+use super::yaml::Place;
 use crate::args::tuned::{Filed, Tuned};
 use crate::args::{self, Cli, Command, NodeArgs, ServeArgs, Told};
-use crate::{fault_rules, file, iface, networks, settings};
+use crate::{fault_rules, iface, networks, settings};
 
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
@@ -29,18 +30,20 @@ pub(crate) enum Bad {
 
 /// A file that was read.
 pub(crate) struct Loaded {
-    path: PathBuf,
-    /// Its text.
+    /// Its path, or `standard input`.
+    name: String,
+    /// Its contents.
     pub(crate) model: Model,
 }
 
 impl Loaded {
     /// A place in the file, in words.
     pub(crate) fn at(&self, at: Place) -> String {
-        format!("{}:{at}", self.path.display())
+        format!("{}:{at}", self.name)
     }
 
-    fn fault(&self, at: Place, e: impl std::fmt::Display) -> String {
+    /// A fault at a place in the file, as a line.
+    pub(super) fn fault(&self, at: Place, e: impl std::fmt::Display) -> String {
         format!("{}: {e}\n", self.at(at))
     }
 }
@@ -50,16 +53,17 @@ impl Loaded {
 /// # Errors
 /// Its faults, a line each.
 pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
-    let name = path.display().to_string();
-    let bytes = file::bytes(&name, path, "a configuration in YAML (docs/config.md)").map_err(|e| e + "\n")?;
-    let read = std::str::from_utf8(&bytes).map_err(|e| {
-        let good = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
-        let line = good.rsplit('\n').next().unwrap_or_default();
-        let at = Place { line: good.matches('\n').count() + 1, col: line.chars().count() + 1 };
-        vec![Fault::new(at, "a byte that is not UTF-8")]
-    });
-    match read.and_then(reader::read) {
-        Ok(model) => Ok(Loaded { path: path.to_owned(), model }),
+    read(Source::of_file(path)?)
+}
+
+/// Reads a file's text.
+///
+/// # Errors
+/// Its faults, a line each.
+pub(crate) fn read(of: Source) -> Result<Loaded, String> {
+    let Source { name, text } = of;
+    match reader::read(&text) {
+        Ok(model) => Ok(Loaded { name, model }),
         Err(faults) => Err(faults.iter().map(|f| format!("{name}:{}: {}\n", f.at, f.text)).collect()),
     }
 }
@@ -128,6 +132,8 @@ impl Words {
         let said = format!("{}: {}", s.key.name, s.values.join(" "));
         let (flags, word): (&[&str], String) = match s.key.means {
             Means::Option(flag) | Means::OnOff(flag) => (&[flag], format!("--{flag}={}", s.value())),
+            // Places are those of NIs: with the command line's the file's are passed over.
+            Means::Each("ni-ports") if typed.has("nid") || typed.has("ni") => return,
             Means::Each(flag) => (&[flag], format!("--{flag}={}", s.values.join(","))),
             Means::Flag(flag, says) => {
                 let word = if s.value() == says.to_string() { format!("--{flag}") } else { String::new() };
@@ -171,8 +177,11 @@ impl Words {
     }
 }
 
-/// The NIDs of a file.
-fn nids(file: &Loaded) -> Result<Vec<Nid>, String> {
+/// The NIDs of a file's NIs.
+///
+/// # Errors
+/// Addresses that are not of this machine's interfaces.
+pub(super) fn nids(file: &Loaded) -> Result<Vec<Nid>, String> {
     let mut faults = String::new();
     let mut all = Vec::new();
     for ni in &file.model.nis {
@@ -222,28 +231,24 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>, running: Option<&Ru
     };
     let mut words = Words::default();
     let by_line = ["nid", "ni"].into_iter().find(|f| typed.has(f));
-    let adding = running.filter(|r| r.taking == Taking::Adding);
     let mut own = Vec::new();
     match (file.model.nis.first(), by_line) {
-        (Some(first), Some(flag)) if adding.is_none() => {
+        (Some(first), Some(flag)) => {
             words.wins(&format!("--{flag}"), file, first.at, "the NIs there");
         }
-        (Some(_), _) => own = nids(file).map_err(Bad::File)?,
+        (Some(_), None) => own = nids(file).map_err(Bad::File)?,
         (None, _) => {}
     }
     if !typed.has("nid") {
-        // Without a word about NIs the node keeps those that it has.
-        let kept = adding.filter(|_| own.is_empty()).map(|r| r.nis.iter().map(|n| n.0.0).collect());
-        let all: Vec<Nid> = kept.unwrap_or_else(|| own.clone());
-        if all.is_empty() && file.model.nis.is_empty() {
+        if own.is_empty() && file.model.nis.is_empty() {
             return Err(Bad::File(format!(
                 "{}: it names no NI: add one under net:, or give --nid\n",
-                file.path.display()
+                file.name
             )));
         }
         if by_line.is_none() {
             let flags = std::iter::once("nid").chain(std::iter::repeat("ni"));
-            words.options.extend(flags.zip(&all).map(|(f, n)| OsString::from(format!("--{f}={n}"))));
+            words.options.extend(flags.zip(&own).map(|(f, n)| OsString::from(format!("--{f}={n}"))));
         }
     }
     for s in &file.model.said {
@@ -308,35 +313,61 @@ fn runs_on(
     by_line: bool,
     (file, own): (&Loaded, &[Nid]),
 ) -> Result<Vec<String>, String> {
-    let path = file.path.display();
-    let fault = |e: String| format!("{path}: {}\n", e.trim_start_matches("--"));
     let now: Vec<Placed> = r.nis.iter().map(|n| n.0).collect();
-    let line = (by_line && r.taking == Taking::Whole).then(|| networks::with_places(&a.node));
-    let line = line.transpose().map_err(fault)?;
-    let filed = match own {
-        [first, rest @ ..] => {
-            // Places of ports are those of the file's own NIs.
-            let said = file.model.said(Part::Dpdk, "ni_ports");
-            let ni_ports = said.iter().flat_map(|s| &s.values).filter_map(|v| v.parse().ok()).collect();
-            let of_file = NodeArgs { nid: *first, ni: rest.to_vec(), ni_ports, ..a.node.clone() };
-            networks::with_places(&of_file).map_err(fault)?
-        }
-        [] => Vec::new(),
-    };
-    let (all, kept) = r.taking.decide(line.as_deref(), &filed, &now);
+    let line = by_line.then(|| networks::with_places(&a.node));
+    let line = line.transpose().map_err(|e| fault(file, &e))?;
+    let filed = places(file, &a.node, own)?;
+    let (all, kept) = decide(line.as_deref(), &filed, &now);
     set_nis(a, &all);
     let others = r.nis.iter().filter(|n| !own.contains(&n.0.0));
     a.node.filed.credits.extend(others.filter_map(|n| Some((n.0.0, n.1?))));
     if file.model.nis.is_empty() {
         return Ok(Vec::new());
     }
-    let why = match r.taking {
-        Taking::Adding => "an import deletes none",
-        Taking::Whole => {
-            "it was added while the node ran, and the command line's NIs win over those of files"
-        }
-    };
-    Ok(kept.iter().map(|nid| format!("net: {nid} is kept, though {path} does not name it: {why}")).collect())
+    let why = "it was added while the node ran, and the command line's NIs win over those of files";
+    let name = &file.name;
+    Ok(kept.iter().map(|nid| format!("net: {nid} is kept, though {name} does not name it: {why}")).collect())
+}
+
+fn fault(file: &Loaded, e: &str) -> String {
+    format!("{}: {}\n", file.name, e.trim_start_matches("--"))
+}
+
+/// The NIs `own` of a file, for a node of the ports of `a`, with the places of their ports.
+///
+/// # Errors
+/// NIs that do not go with the ports.
+fn places(file: &Loaded, a: &NodeArgs, own: &[Nid]) -> Result<Vec<Placed>, String> {
+    let [first, rest @ ..] = own else { return Ok(Vec::new()) };
+    // Places of ports are those of the file's own NIs.
+    let said = file.model.said(Part::Dpdk, "ni_ports");
+    let ni_ports = said.iter().flat_map(|s| &s.values).filter_map(|v| v.parse().ok()).collect();
+    let of_file = NodeArgs { nid: *first, ni: rest.to_vec(), ni_ports, ..a.clone() };
+    networks::with_places(&of_file).map_err(|e| fault(file, &e))
+}
+
+/// The arguments of a node whose options are those of a file alone.
+///
+/// # Errors
+/// Options that do not go together.
+pub(super) fn alone(file: &Loaded) -> Result<ServeArgs, String> {
+    let nothing = Typed { head: &[], options: &[], eal: &[] };
+    let mut words = Words::default();
+    for s in &file.model.said {
+        words.option(&nothing, file, s);
+    }
+    // Its NID is not looked at.
+    let mut line: Vec<OsString> = ["pollnd", "node", "--nid=127.0.0.1@tcp"].map(OsString::from).to_vec();
+    line.extend(words.options);
+    if !words.eal.is_empty() {
+        line.push("--".into());
+        line.extend(words.eal);
+    }
+    match args::parse(line).map(|cli| cli.command) {
+        Ok(Command::Node(a)) => Ok(a),
+        Ok(_) => Err(fault(file, "its options are none of a node's")),
+        Err(e) => Err(fault(file, &e.to_string())),
+    }
 }
 
 /// Tunables of a file, but those that the command line sets.
@@ -356,32 +387,50 @@ fn filed(file: &Loaded, a: &ServeArgs, notes: &mut Vec<String>) -> Filed {
 }
 
 /// Looks at what can only be judged together, before anything has begun.
+///
+/// # Errors
+/// All that is wrong, a line each.
 fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
     let kind = if networks::on_port(&a.node) { TcpKind::Port } else { TcpKind::Sockets };
-    let mut faults = Vec::new();
-    faults.extend(networks::addresses(&a.node).err());
+    let mut faults = networks::faults(&a.node);
     faults.extend(settings::config(&a.node, kind, true, None).err());
     let node = a.node.ni.iter().fold(NodeBuilder::new(a.nid), |n, ni| n.also(*ni));
     let node = node.faults(a.node.fault.clone());
     faults.extend(node.check().err().map(|e| e.to_string()));
-    if let Err(e) = Route::check_all(&a.node.route, &networks::nids(&a.node)) {
-        let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("route"));
-        return Err(match file.model.routes.first().filter(|_| !typed) {
-            Some((_, at)) => file.fault(*at, format_args!("route: {e}")),
-            None => format!("--route: {e}\n"),
-        });
+    let mut all: Vec<String> = faults.iter().map(|e| placed(file, &a.told.argv, e)).collect();
+    all.extend(routes(file, a));
+    all.extend(peers(file, a));
+    if all.is_empty() { Ok(()) } else { Err(all.concat()) }
+}
+
+/// Faults of routes: of those of the file, or of the command line's, which win.
+fn routes(file: &Loaded, a: &ServeArgs) -> Vec<String> {
+    let nids = networks::nids(&a.node);
+    if Typed::of(&a.told.argv).is_some_and(|t| t.has("route")) {
+        let fault = Route::check_all(&a.node.route, &nids).err();
+        return fault.iter().map(|e| format!("--route: {e}\n")).collect();
     }
-    if let Err(e) = PeerByHand::check_all(&a.node.peer_nids, &networks::nids(&a.node)) {
-        let typed = Typed::of(&a.told.argv).is_some_and(|t| t.has("peer-nids"));
-        return Err(match file.model.peers.first().filter(|_| !typed) {
-            Some((_, at)) => file.fault(*at, format_args!("peer: {e}")),
-            None => format!("--peer-nids: {e}\n"),
-        });
+    let all = file.model.routes.iter().enumerate();
+    let fault = |(i, (route, at)): (usize, &(Route, Place))| {
+        let before = file.model.routes.iter().take(i).map(|r| &r.0);
+        route.check(&nids, before).err().map(|e| file.fault(*at, format_args!("route: {e}")))
+    };
+    all.filter_map(fault).collect()
+}
+
+/// Faults of peers by hand, likewise.
+fn peers(file: &Loaded, a: &ServeArgs) -> Vec<String> {
+    let nids = networks::nids(&a.node);
+    if Typed::of(&a.told.argv).is_some_and(|t| t.has("peer-nids")) {
+        let fault = PeerByHand::check_all(&a.node.peer_nids, &nids).err();
+        return fault.iter().map(|e| format!("--peer-nids: {e}\n")).collect();
     }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    Err(faults.iter().map(|e| placed(file, &a.told.argv, e)).collect())
+    let all = file.model.peers.iter().enumerate();
+    let fault = |(i, (peer, at)): (usize, &(PeerByHand, Place))| {
+        let before = file.model.peers.iter().take(i).map(|p| &p.0.nids[..]);
+        peer.check(&nids, before).err().map(|e| file.fault(*at, format_args!("peer: {e}")))
+    };
+    all.filter_map(fault).collect()
 }
 
 /// A fault of an option, with the place in the file that says it, unless the command line `argv` does.
@@ -409,8 +458,8 @@ fn placed(file: &Loaded, argv: &[OsString], e: &str) -> String {
     let at = if e.contains(" ports") { device().or_else(ni) } else { ni() };
     match at {
         Some(at) => file.fault(at, e.trim_start_matches("--")),
-        None if e.starts_with(&file.path.display().to_string()) => format!("{e}\n"),
-        None => format!("{}: {e}\n", file.path.display()),
+        None if e.starts_with(&file.name) => format!("{e}\n"),
+        None => format!("{}: {e}\n", file.name),
     }
 }
 
@@ -451,6 +500,31 @@ dpdk:
             Err(Bad::Line(e)) => panic!("{e}"),
             Ok(_) => String::new(),
         }
+    }
+
+    /// Nothing hides what stands behind it: values for another number of ports had hidden a router that cannot be reached, and a route its peers.
+    #[test]
+    fn all_faults_are_told() {
+        let more = "  mtu: [1500, default, 9000]\n  tso: [on, on, on]\n  gateway: [10.0.0.254, 10.7.0.254]\n\
+                    route: [{net: tcp5, gateway: 10.2.0.9@tcp2}, {net: tcp6, gateway: 10.0.0.9@tcp}, {net: tcp7, gateway: 10.2.0.9@tcp2}]\n\
+                    peer: [{primary nid: 10.0.0.1@tcp, peer ni: [{nid: 10.0.0.9@tcp}]}]\n";
+        let all = fault(more, &[]);
+        let places: Vec<&str> = all.lines().filter_map(|l| l.split(&[' ', ',']).next()).collect();
+        assert_eq!(
+            places,
+            [
+                "node.yaml:6:8:",
+                "node.yaml:7:8:",
+                "node.yaml:8:12:",
+                "node.yaml:9:9:",
+                "node.yaml:9:82:",
+                "node.yaml:10:8:"
+            ],
+            "{all}"
+        );
+        // Nobody can tell whose router each of three is.
+        let all = fault("  gateway: [10.0.0.254, 10.7.0.254, 10.8.0.254]\n", &[]);
+        assert_eq!(all.lines().count(), 1, "{all}");
     }
 
     #[test]

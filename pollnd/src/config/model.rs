@@ -22,6 +22,8 @@ pub(crate) struct Ni {
     pub(crate) interface: Option<String>,
     /// Messages it may have in flight, where that is not what the node has for all.
     pub(crate) credits: Option<u32>,
+    /// Its own word about them.
+    pub(crate) credits_said: Option<u32>,
     /// CPTs that serve it, as lnetctl writes them: all.
     pub(crate) cpt: Option<(String, Place)>,
 }

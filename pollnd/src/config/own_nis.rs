@@ -1,6 +1,6 @@
 //! NIs of a node that runs: added one by one, deleted one by one, or made those of a file (docs/config.md).
 //!
-//! The rule for files is [`Taking::decide`]:
+//! The rule for files is [`decide`]; `import` is `adding.rs` beside this file:
 //!
 //! | who takes it | NIs of the file | NIs that it does not name |
 //! |---|---|---|
@@ -39,51 +39,29 @@ struct Ni {
     _claim: Option<Claim>,
 }
 
-/// Ways in which a node that runs takes a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taking {
-    /// It becomes what it would be had it started with the file: `config apply`, SIGHUP.
-    Whole,
-    /// It gets the NIs that the file names, and keeps those that it has: `import`.
-    Adding,
-}
-
 /// An NI, and the place of its port.
 pub(super) type Placed = (Nid, usize);
 
 /// A node that runs, to which a file is given.
 pub(crate) struct Running {
-    pub(super) taking: Taking,
     /// The NIs that it has, with their own credits.
     pub(super) nis: Vec<(Placed, Option<u32>)>,
 }
 
-impl Taking {
-    /// The NIs that a node is to have that has these `now`, and of them those that nobody names: `line` are those of its command line,
-    /// where that has some.
-    pub(super) fn decide(
-        self,
-        line: Option<&[Placed]>,
-        file: &[Placed],
-        now: &[Placed],
-    ) -> (Vec<Placed>, Vec<Nid>) {
-        let (named, mut all) = match (self, line) {
-            (Taking::Adding, _) => (file, now.to_vec()),
-            (Taking::Whole, Some(line)) => (line, now.to_vec()),
-            (Taking::Whole, None) => (file, Vec::new()),
-        };
-        let unnamed = |n: &&Placed| !named.iter().any(|m| m.0 == n.0);
-        let kept = all.iter().filter(unnamed).map(|n| n.0).collect();
-        for ni in named {
-            match all.iter_mut().find(|n| n.0 == ni.0) {
-                // An NI that changed its port would go first.
-                Some(there) if self == Taking::Whole => *there = *ni,
-                Some(_) => {}
-                None => all.push(*ni),
-            }
+/// The NIs that a node is to have that has these `now` and is given those of a file, and of them those that nobody names: `line` are those of
+/// its command line, where that has some.
+pub(super) fn decide(line: Option<&[Placed]>, file: &[Placed], now: &[Placed]) -> (Vec<Placed>, Vec<Nid>) {
+    let (named, mut all) = line.map_or_else(|| (file, Vec::new()), |line| (line, now.to_vec()));
+    let unnamed = |n: &&Placed| !named.iter().any(|m| m.0 == n.0);
+    let kept = all.iter().filter(unnamed).map(|n| n.0).collect();
+    for ni in named {
+        match all.iter_mut().find(|n| n.0 == ni.0) {
+            // An NI that changed its port would go first.
+            Some(there) => *there = *ni,
+            None => all.push(*ni),
         }
-        (all, kept)
     }
+    (all, kept)
 }
 
 /// Gives a node's arguments these NIs; the NID is `0@lo` where there are none.
@@ -168,9 +146,9 @@ impl Nis {
     }
 
     /// A node that runs with the configuration `cfg`, and is given a file.
-    pub(super) fn running(&self, cfg: &Config, taking: Taking) -> Running {
+    pub(super) fn running(&self, cfg: &Config) -> Running {
         let own = |nid| cfg.nis.iter().find(|n| n.nid == nid).and_then(|n| n.credits);
-        Running { taking, nis: self.placed().into_iter().map(|n| (n, own(n.0))).collect() }
+        Running { nis: self.placed().into_iter().map(|n| (n, own(n.0))).collect() }
     }
 
     /// The arguments `a` with the NIs that there are; the NID is `0@lo` where there are none.
@@ -326,7 +304,17 @@ pub(super) fn other_credits(before: &Config, after: &Config) -> Vec<(Nid, u32, u
 }
 
 impl Renewal {
-    /// NIs that come.
+    /// One more that comes.
+    pub(super) fn add(&mut self, ni: Wanted) {
+        self.fresh.push(ni);
+    }
+
+    /// NIDs of NIs that come.
+    pub(super) fn comes(&self) -> impl Iterator<Item = Nid> + '_ {
+        self.fresh.iter().map(|n| n.nid)
+    }
+
+    /// Number of NIs that come.
     pub(super) fn new_ones(&self) -> usize {
         self.fresh.len()
     }
@@ -341,18 +329,10 @@ mod tests {
         let ni = |n: u8, place| (Nid::tcp([10, 0, 0, n].into(), 0), place);
         // 1 by the command line or the first file, 2 by hand, 3 of the new file.
         let (now, file) = ([ni(1, 0), ni(2, 0)], [ni(1, 1), ni(3, 0)]);
-        let by = |taking: Taking, line: Option<&[Placed]>, file: &[Placed]| taking.decide(line, file, &now);
+        assert_eq!(decide(None, &file, &now), (file.to_vec(), vec![]));
         let line = [ni(1, 0), ni(4, 0)];
-        for line in [None, Some(&line[..])] {
-            assert_eq!(
-                by(Taking::Adding, line, &file),
-                (vec![ni(1, 0), ni(2, 0), ni(3, 0)], vec![ni(2, 0).0])
-            );
-            assert_eq!(by(Taking::Adding, line, &[]), (now.to_vec(), vec![ni(1, 0).0, ni(2, 0).0]));
-        }
-        assert_eq!(by(Taking::Whole, None, &file), (file.to_vec(), vec![]));
         // 4 was deleted.
         let all = vec![ni(1, 0), ni(2, 0), ni(4, 0)];
-        assert_eq!(by(Taking::Whole, Some(&line), &file), (all, vec![ni(2, 0).0]));
+        assert_eq!(decide(Some(&line), &file, &now), (all, vec![ni(2, 0).0]));
     }
 }

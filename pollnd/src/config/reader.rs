@@ -8,25 +8,9 @@ use super::checked::{cpts, fault_of, listed, plain};
 use super::keys::{self, Key, Means, Part};
 use super::model::{Model, Ni, Said, network};
 use super::yaml::{self, Fault, Kind, Node, Place};
-use super::{elsewhere, faulty, hands, ways};
+use super::{elsewhere, faulty, hands, readings, ways};
 use crate::args;
 
-/// Sections that lnetctl exports, and reasons why this node has no use for them.
-const PASSED: [(&str, &str); 2] = [
-    ("udsp", "this node chooses NIDs by health, credits and turn alone"),
-    ("statistics", "they are readings"),
-];
-/// Keys of an NI that are readings.
-const READINGS: [&str; 8] = [
-    "status",
-    "statistics",
-    "sent_stats",
-    "received_stats",
-    "dropped_stats",
-    "health stats",
-    "udsp info",
-    "dev cpt",
-];
 const NI_KEYS: [&str; 5] = ["nid", "interfaces", "tunables", "lnd tunables", "CPT"];
 
 /// The key of an NI's tunables that each NI may have its own value of.
@@ -38,8 +22,6 @@ struct Reader {
     model: Model,
     /// Credits of the NI that is read, where they are others than the node's.
     own_credits: Option<u32>,
-    /// NIs that say nothing of credits.
-    silent: Vec<usize>,
 }
 
 impl Reader {
@@ -104,9 +86,9 @@ impl Reader {
             if key.text == "net" {
                 self.net(node);
             } else if key.text == "route" {
-                self.model.routes = ways::read(node, &mut self.faults);
+                self.model.routes = ways::read(node, &mut self.faults, &mut self.model.passed);
             } else if key.text == "peer" {
-                self.model.peers = hands::read(node, &mut self.faults);
+                self.model.peers = hands::read(node, &mut self.faults, &mut self.model.passed);
             } else if key.text == "fault" {
                 self.model.faults = faulty::read(node, &mut self.faults);
             } else if let Some(part) = section {
@@ -125,7 +107,7 @@ impl Reader {
                         self.value(k, &value);
                     }
                 }
-            } else if let Some((_, why)) = PASSED.iter().find(|p| p.0 == key.text) {
+            } else if let Some((_, why)) = readings::SECTIONS.iter().find(|p| p.0 == key.text) {
                 self.model.passed.push(Fault::new(key.at, format!("{} is passed over: {why}", key.text)));
             } else {
                 let other = elsewhere::SECTIONS.iter().map(|s| s.0);
@@ -145,7 +127,7 @@ impl Reader {
 
     fn section(&mut self, part: Part, name: &str, node: &Node) {
         for (key, value) in self.mapping(name, node) {
-            match keys::of(part).find(|k| k.name == key.text) {
+            match keys::of(part).find(|k| k.name == readings::renamed(&key.text)) {
                 Some(k) => self.value(k, value),
                 None => self.unknown(key, name, keys::of(part).map(|k| k.name)),
             }
@@ -232,6 +214,8 @@ impl Reader {
                         "net type: {name:?} is none that this node has; it takes tcp, or tcp1 to tcp65535"
                     ),
                 );
+                // Its NIs are another LND's, with tunables of that.
+                continue;
             }
             match find("local NI(s)") {
                 None => self.fault(
@@ -250,8 +234,8 @@ impl Reader {
 
     fn ni(&mut self, net: &str, node: &Node) {
         let net = net.to_owned();
-        let mut says = false;
-        let mut ni = Ni { at: node.at, net, nid: None, interface: None, credits: None, cpt: None };
+        let mut ni =
+            Ni { at: node.at, net, nid: None, interface: None, credits: None, credits_said: None, cpt: None };
         let before = self.faults.len();
         for (key, value) in self.mapping("local NI(s)", node) {
             match &*key.text {
@@ -260,12 +244,19 @@ impl Reader {
                 "tunables" => {
                     self.section(Part::Tunables, "tunables", value);
                     ni.credits = self.own_credits.take();
-                    says = value.has(CREDITS);
+                    if value.has(CREDITS) {
+                        let of_all =
+                            self.model.said(Part::Tunables, CREDITS).and_then(|s| s.value().parse().ok());
+                        ni.credits_said = ni.credits.or(of_all);
+                    }
                 }
                 "lnd tunables" => self.section(Part::Lnd, "lnd tunables", value),
                 "CPT" => ni.cpt = self.cpt(value),
-                k if READINGS.contains(&k) => {}
-                _ => self.unknown(key, "an NI", NI_KEYS.into_iter()),
+                k if readings::NI.contains(&k) => {}
+                _ => match readings::passed(key) {
+                    Some(word) => self.model.passed.push(word),
+                    None => self.unknown(key, "an NI", NI_KEYS.into_iter()),
+                },
             }
         }
         if ni.nid.is_none() && ni.interface.is_none() && self.faults.len() == before {
@@ -273,7 +264,6 @@ impl Reader {
         }
         let first = self.model.nis.iter().find(|o| o.nid.is_some() && o.nid == ni.nid).map(|o| o.at.line);
         let nid = ni.nid.unwrap_or(Nid::LO);
-        self.silent.extend((!says).then_some(self.model.nis.len()));
         match (first, self.model.nis.len()) {
             (Some(line), _) => {
                 self.fault(
@@ -361,12 +351,9 @@ impl Reader {
             Some(s) => cpts(s.value()),
         };
         let own = own.map(|all| listed(&all));
-        for (cpt, at) in self.model.nis.iter().filter_map(|n| n.cpt.as_ref()) {
-            if Some(cpt) != own.as_ref() {
-                let have = own.as_ref().map_or_else(String::new, |o| format!(", which are {o}"));
-                let text =
-                    format!("CPT: {cpt}: an NI is served by all of the node's CPTs{have}: leave it out");
-                self.faults.push(Fault::new(*at, text));
+        for ni in &mut self.model.nis {
+            if let Some((cpt, at)) = ni.cpt.take_if(|c| own.as_ref() != Some(&c.0)) {
+                self.model.passed.push(Fault::new(at, readings::other_cpts(&cpt)));
             }
         }
         let mut c = Config { tcp_kind: self.kind, ..Config::new(Nid::LO, 0) };
@@ -398,10 +385,10 @@ pub(crate) fn read(text: &str) -> Result<Model, Vec<Fault>> {
         )]);
     };
     let (faults, model) = (Vec::new(), Model::default());
-    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None, silent: Vec::new() };
+    let mut r = Reader { faults, kind: TcpKind::Sockets, model, own_credits: None };
     r.root(&root);
     r.model.forget_oneself();
-    r.model.settle_credits(&r.silent);
+    r.model.settle_credits();
     r.together();
     r.faults.sort();
     r.faults.dedup();
@@ -431,7 +418,8 @@ mod tests {
                 }
                 Kind::Map(m) => {
                     for (k, n) in m.iter().filter(|(k, _)| {
-                        !READINGS.contains(&&*k.text) && !["lnd_timeout", "state", "type"].contains(&&*k.text)
+                        !readings::NI.contains(&&*k.text)
+                            && !["lnd_timeout", "state", "type"].contains(&&*k.text)
                     }) {
                         walk(&format!("{path}/{}", k.text), n, all);
                     }
@@ -547,13 +535,11 @@ mod tests {
         8:15: "credit" is no key of tunables; did you mean "credits"?
         10:20: tos: "256" is none of its values; it takes -1 to 255 (byte)
         11:24: nscheds: "4": here it is always 0, since lcores do that work: --lcores
-        12:16: CPT: [0,1]: an NI is served by all of the node's CPTs, which are [0]: leave it out
         13:16: nid: `10.0.0.300` is no IPv4 or IPv6 address; write a NID as ADDRESS@NETWORK, for example 10.0.0.1@tcp
         15:18: interfaces: eth0 is an interface of the kernel's, and the section dpdk has the port: leave it out, give nid
         16:15: interfaces: an NI has one interface: make another NI for this one
         17:11: an NI without nid and interfaces: give one of them
         18:17: net type: "o2ib" is none that this node has; it takes tcp, or tcp1 to tcp65535
-        19:20: local NI(s): a value where a list (- ...) should be
         20:7: net: no "net type": it takes tcp, or such as tcp1
         22:16: discovery: "2" is none of its values; it takes 0 to 1 (flag)
         23:24: recovery_interval: "5": here it is always 1, since the first recovery ping comes after 1 s

@@ -4,12 +4,11 @@ use std::ops::RangeInclusive;
 
 use transport::lnd::Route;
 
+use super::readings;
 use super::yaml::{Fault, Kind, Node, Place};
 use crate::lnetctl::layout::NETLINK;
 use crate::lnetctl::routed::{RouteShown, Routes};
 
-/// Keys of a route that are readings.
-const READINGS: [&str; 2] = ["state", "type"];
 const KEYS: &str = "net, gateway, hop, priority";
 const HOPS: RangeInclusive<i64> = 1..=255;
 
@@ -30,14 +29,18 @@ fn number<T: TryFrom<i64>>(
         .ok_or_else(|| format!("{name}: {text:?} is none of its values; it takes {least} to {most}"))
 }
 
-fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<Route> {
+fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<Route> {
     let Kind::Map(all) = &node.kind else {
         faults.push(Fault::new(node.at, format!("route: {} where a mapping should be", node.what())));
         return None;
     };
     let before = faults.len();
     let (mut net, mut gateway, mut hop, mut priority) = (None, None, None, 0);
-    for (key, value) in all.iter().filter(|(k, _)| !READINGS.contains(&&*k.text)) {
+    for (key, value) in all.iter().filter(|(k, _)| !readings::ROUTE.contains(&&*k.text)) {
+        if let Some(word) = readings::passed(key) {
+            passed.push(word);
+            continue;
+        }
         let Kind::Text(text) = &value.kind else {
             faults.push(Fault::new(value.at, format!("{}: {}; it takes a value", key.text, value.what())));
             continue;
@@ -67,8 +70,8 @@ fn one(node: &Node, faults: &mut Vec<Fault>) -> Option<Route> {
     }
 }
 
-/// The routes of a section, with their places.
-pub(super) fn read(section: &Node, faults: &mut Vec<Fault>) -> Vec<(Route, Place)> {
+/// The routes of a section, with their places, and what is passed over of them.
+pub(super) fn read(section: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Vec<(Route, Place)> {
     let all = match &section.kind {
         Kind::List(all) => &all[..],
         Kind::Nothing => &[],
@@ -80,7 +83,7 @@ pub(super) fn read(section: &Node, faults: &mut Vec<Fault>) -> Vec<(Route, Place
     };
     let mut found: Vec<(Route, Place)> = Vec::new();
     for node in all {
-        let Some(route) = one(node, faults) else { continue };
+        let Some(route) = one(node, faults, passed) else { continue };
         match found.iter().find(|(r, _)| (r.net, r.gateway) == (route.net, route.gateway)) {
             Some((_, first)) => {
                 let (net, by, line) = (route.net, route.gateway, first.line);

@@ -22,6 +22,10 @@ impl Style<'_> {
         Style { remark: &|_, _| String::new(), on_ni: &|_| String::new(), all: false };
 
     fn line(&self, indent: usize, key: &Key, model: &Model) -> Option<String> {
+        // A node on kernel sockets has no DPDK whose telemetry could be asked.
+        if matches!(key.means, keys::Means::Telemetry) && !model.on_port() {
+            return None;
+        }
         let said = model.said(key.part, key.name);
         if said.is_none() && (!self.all || matches!(key.means, keys::Means::Reading)) {
             return None;
@@ -105,9 +109,6 @@ impl Style<'_> {
         out += &faulty::section(&model.faults);
         for part in Part::SECTIONS {
             if part == Part::Dpdk && !model.on_port() {
-                continue;
-            }
-            if part == Part::Telemetry && !model.on_port() {
                 continue;
             }
             out += &self.part(0, part.path(), part, model);

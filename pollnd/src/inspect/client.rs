@@ -333,7 +333,8 @@ impl Client {
 
 /// The error of a node; of one that knows nothing of such a question, in words for people.
 fn older(e: String) -> String {
-    match e.split_once("unknown variant `").and_then(|(_, rest)| rest.split_once('`')) {
+    let unknown = e.split_once("unknown variant `").or_else(|| e.split_once("unknown field `"));
+    match unknown.and_then(|(_, rest)| rest.split_once('`')) {
         Some((question, _)) => format!(
             "the node that runs is of another pollnd, which does not know {question}: start it again with the pollnd of this command, or \
              leave --node out and give a --nid of this machine that no node has, for a node of this process"

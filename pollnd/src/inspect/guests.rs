@@ -24,7 +24,7 @@ use transport::wire::{Nid, ProcessId};
 use super::failure::Failure;
 use super::seats::{Again, DEPTH, GuestSeat, NAP, Owed, Pong, TAGS, Taken, one_ping, settle};
 use super::shared::{Shared, say};
-use crate::job::{Follow, Job, Moved, Step};
+use crate::job::{Follow, Job, Moved, SPARE, Step};
 
 /// Longest wait for what a peer has said to be known.
 const HEARING: Duration = Duration::from_secs(1);
@@ -188,7 +188,9 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         return refused(shared.no_guests());
     };
     let ctl = Arc::new(Ctl::default());
-    let cfg = job.client(flight, tags);
+    // What was left by others has its place, too, and so have commands to come, should this one be killed.
+    let spare = SPARE.min((DEPTH / 4 * 3).saturating_sub(flight as usize + owed.len()));
+    let cfg = job.client(flight, spare as u64, tags);
     let bytes = cfg.bulk_len as u64;
     let client = match Client::new(cfg, ctl.clone(), nid, backing) {
         Ok(c) => c,

@@ -43,6 +43,7 @@ use transport::socklnd::{Contact, PeerBrief};
 use transport::wire::ConnType;
 
 use crate::args::values::TRANSFER_MAX;
+use crate::config::source::Source;
 use crate::job::Job;
 
 /// Questions to a node.
@@ -110,13 +111,15 @@ pub(crate) enum Request {
     },
     /// Prints the configuration.
     Export {},
-    /// Takes a configuration file: all of it, or nothing.
+    /// Becomes what a configuration file says: all of it, or nothing.
     Apply {
-        /// The file, seen from the node; the one that it was started with where this is `None`.
-        path: Option<PathBuf>,
-        /// The NIs that the node has stay.
-        #[serde(default)]
-        adds: bool,
+        /// The file's text; the node reads the file that it was started with where this is `None`.
+        file: Option<Source>,
+    },
+    /// Gets what a configuration file says, all of it or nothing, and keeps all else.
+    Import {
+        /// The file's text.
+        file: Source,
     },
     /// A question of lnetctl's.
     Lnet {

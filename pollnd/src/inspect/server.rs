@@ -21,15 +21,19 @@ use super::shared::{About, Shared, say};
 use super::{
     Request, account, capture, connection, diag, faults, guests, lcore, peer, run_dir, tunables, verbs,
 };
-use crate::config::own_nis::Taking;
-use crate::limits;
+use crate::{file, limits};
 
 /// Askers at a time.
 const ASKERS: usize = 16;
-/// Longest request in bytes.
-const REQUEST_MAX: usize = 8192;
+/// Longest request in bytes: a configuration file, of which JSON writes a character in two bytes at most, and its name beside it.
+const REQUEST_MAX: usize = 2 * file::BYTES_MAX as usize + 32_768;
 /// Longest time of an asker to read what was written before it is cut off.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time in which all askers hear the end of a node that goes down; who reads a little now and then has no more.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Interval of looks whether they have.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A node's control socket. It is served until this is dropped.
 pub(crate) struct Server {
@@ -101,7 +105,12 @@ impl Drop for Server {
         for a in &all {
             let _ = a.stream.shutdown(std::net::Shutdown::Read);
         }
+        let until = Instant::now() + GOODBYE;
         for a in all {
+            while !a.thread.is_finished() && Instant::now() < until {
+                dataplane::clock::pause(LOOK);
+            }
+            let _ = a.stream.shutdown(std::net::Shutdown::Both);
             let _ = a.thread.join();
         }
     }
@@ -147,10 +156,15 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
 /// Answers one asker until it has no more questions, or does not read, or another takes its place while it is silent.
 fn converse(mut s: UnixStream, shared: &Shared, silent: &Silent) {
     let mut buf = Vec::new();
-    let mut chunk = [0; 1024];
+    let mut chunk = [0; 16_384];
+    // Bytes that have been looked at, and have no end of a line.
+    let mut seen = 0;
     loop {
-        while let Some(end) = buf.iter().position(|b| *b == b'\n') {
-            let line: Vec<u8> = buf.drain(..=end).collect();
+        while let Some(end) = buf.iter().skip(seen).position(|b| *b == b'\n') {
+            let rest = buf.split_off(seen + end + 1);
+            // What a long one took goes with it.
+            let line = std::mem::replace(&mut buf, rest);
+            seen = 0;
             silent.since(None);
             let answered = answer(&mut s, &line, shared);
             silent.since(Some(Instant::now()));
@@ -158,7 +172,8 @@ fn converse(mut s: UnixStream, shared: &Shared, silent: &Silent) {
                 return;
             }
         }
-        if buf.len() > REQUEST_MAX {
+        seen = buf.len();
+        if seen > REQUEST_MAX {
             let _ = say(
                 &mut s,
                 &json!({ "error": format!("a request is one line of at most {REQUEST_MAX} bytes") }),
@@ -202,10 +217,8 @@ fn answer(s: &mut UnixStream, line: &[u8], shared: &Shared) -> io::Result<()> {
         Request::Selftest { words, key, features } => verbs::serve(s, shared, words, (key, features))?,
         Request::Tune { name, value } => tunables::set(&shared.front, &name, &value),
         Request::Export {} => shared.live().and_then(|l| l.export(&shared.front)).map(|text| json!(text)),
-        Request::Apply { path, adds } => {
-            let taking = if adds { Taking::Adding } else { Taking::Whole };
-            shared.live().map(|l| l.apply(&shared.front, path.as_deref(), taking)).map(|o| o.answer())
-        }
+        Request::Apply { file } => shared.live().map(|l| l.apply(&shared.front, file).answer()),
+        Request::Import { file } => shared.live().map(|l| l.import(&shared.front, file).answer()),
         Request::Lnet { ask } => match account::serve(s, shared, &ask)? {
             Ok(end) => Ok(end),
             Err(e) => return say(s, &e.answer()),

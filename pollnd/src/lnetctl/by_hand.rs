@@ -4,6 +4,7 @@ use transport::lnd::PeerByHand;
 use transport::wire::Nid;
 
 use super::Asked;
+use super::nid_ranges::{self, NotNids};
 use super::refusal::{Refusal, status};
 use crate::args::PeerArg;
 use crate::inspect::account::Ask;
@@ -14,9 +15,22 @@ fn silent() -> Refusal {
 }
 
 /// The primary NID, and the others.
-fn nids(a: &PeerArg) -> Result<(Nid, Vec<Nid>), Refusal> {
-    let read = |word: &String| word.parse::<Nid>().map_err(|_| silent());
-    Ok((read(&a.prim_nid)?, a.nid.iter().map(read).collect::<Result<_, _>>()?))
+fn nids(a: &PeerArg, verb: &'static str) -> Result<(Nid, Vec<Nid>), Refusal> {
+    let bad = |e: String| Refusal::netlink(verb, "peer", libc::EINVAL, e);
+    let read = |list: &str| {
+        nid_ranges::nids(list).map_err(|e| match e {
+            NotNids::Nid => silent(),
+            NotNids::Range(e) => bad(e),
+        })
+    };
+    let [primary] = read(&a.prim_nid)?[..] else {
+        return Err(bad(format!("--prim_nid {}: a peer goes by one NID", a.prim_nid)));
+    };
+    let mut all = Vec::new();
+    for list in &a.nid {
+        all.extend(read(list)?);
+    }
+    Ok((primary, all))
 }
 
 fn order(mut node: Asked, verb: &'static str, ask: Ask) -> Result<(), Refusal> {
@@ -31,7 +45,7 @@ pub(super) fn add(
     multi_rail: bool,
     node: impl FnOnce() -> Result<Asked, Refusal>,
 ) -> Result<(), Refusal> {
-    let (primary, mut nids) = nids(a)?;
+    let (primary, mut nids) = nids(a, "add")?;
     // lnetctl takes the primary one among them, too.
     nids.retain(|n| *n != primary);
     nids.insert(0, primary);
@@ -43,7 +57,7 @@ pub(super) fn add(
 }
 
 pub(super) fn del(a: &PeerArg, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
-    let (primary, nids) = nids(a)?;
+    let (primary, nids) = nids(a, "del")?;
     let nids = nids.iter().map(Nid::to_string).collect();
     order(node()?, "del", Ask::DelPeer { primary: primary.to_string(), nids })
 }

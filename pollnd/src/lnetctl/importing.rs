@@ -1,9 +1,6 @@
-//! `import`: a running node takes a configuration file, as with `pollnd config apply`, but keeps its NIs; or loses what one names.
+//! `import`: a running node gets what a configuration file says, and keeps all else; or loses what one names.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use transport::lnd::{PeerByHand, Route};
 
@@ -11,7 +8,8 @@ use super::Asked;
 use super::refusal::{Refusal, text};
 use crate::config::merge;
 use crate::config::model::Ni;
-use crate::config::reload::Outcome;
+use crate::config::outcome::Outcome;
+use crate::config::source::Source;
 use crate::fault_rules::{self, RuleText};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
@@ -23,56 +21,33 @@ fn refused(errno: i32, descr: &str) -> Refusal {
     Refusal::netlink("add", "import", errno, descr)
 }
 
-/// Longest text that is taken from standard input, in bytes: more than a file may have, which then says so.
-const TEXT_MAX: u64 = 2 << 20;
-
-/// The file to import.
-pub(super) struct Source {
-    path: PathBuf,
-    /// It has what standard input said, and goes with this.
-    own: bool,
+/// Reads the file, or standard input; one that cannot be opened is told of as lnetctl does.
+fn read(file: Option<&Path>, verb: &'static str) -> Result<Source, Refusal> {
+    let named = file.filter(|f| !Source::is_input(f));
+    if let Some((path, Err(e))) = named.map(|f| (f, std::fs::metadata(f))) {
+        let errno = e.raw_os_error().unwrap_or(libc::EIO);
+        let descr = format!("cannot open '{}': {}", path.display(), text(errno));
+        let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
+        return Err(missing.with_status(super::refusal::status(errno)));
+    }
+    Source::asked(named).map_err(|e| faulty(verb, &e))
 }
 
-impl Source {
-    /// A file that cannot be read is told of as lnetctl does.
-    pub(super) fn of(file: Option<&Path>) -> Result<Source, Refusal> {
-        let Some(file) = file.filter(|f| *f != Path::new("-")) else {
-            return Source::of_input().map_err(|e| format!("standard input cannot be imported: {e}").into());
-        };
-        let path = std::path::absolute(file).map_err(|e| e.to_string())?;
-        if let Err(e) = std::fs::metadata(&path) {
-            let errno = e.raw_os_error().unwrap_or(libc::EIO);
-            let descr = format!("cannot open '{}': {}", file.display(), text(errno));
-            let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
-            return Err(missing.with_status(super::refusal::status(errno)));
-        }
-        Ok(Source { path, own: false })
-    }
-
-    /// The node opens files by itself.
-    fn of_input() -> io::Result<Source> {
-        let mut all = Vec::new();
-        io::stdin().lock().take(TEXT_MAX).read_to_end(&mut all)?;
-        let path = std::env::temp_dir().join(format!("pollnd-import-{}.yaml", std::process::id()));
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let s = Source { path, own: made.is_ok() };
-        made?.write_all(&all)?;
-        Ok(s)
-    }
+/// The faults of a file.
+fn faulty(verb: &'static str, all: &str) -> Refusal {
+    Refusal::netlink(verb, "import", libc::EINVAL, all.trim_end().replace('\n', "; "))
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        if self.own {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+/// The NID of an NI of a file, or the network and interface.
+fn named(ni: &Ni) -> String {
+    let by_interface = || format!("{} of {}", ni.net, ni.interface.as_deref().unwrap_or_default());
+    ni.nid.map_or_else(by_interface, |n| n.to_string())
 }
 
 /// Deletes what the file names. What is not there is told of at the end, and all else is gone then: lnetctl goes on likewise.
-pub(super) fn del(file: &Source, mut node: Asked) -> Result<(), Refusal> {
-    let told = |e: String| Refusal::netlink("del", "import", libc::EINVAL, e.trim_end().replace('\n', "; "));
-    let model = merge::load(&file.path).map_err(told)?.model;
+pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
+    let model = merge::read(read(file, "del")?).map_err(|e| faulty("del", &e))?.model;
+    let mut node = node()?;
     let route = |r: &Route| Ask::DelRoute { net: r.net.to_string(), gateway: r.gateway.to_string() };
     let peer = |p: &PeerByHand| Some(Ask::DelPeer { primary: p.primary()?.to_string(), nids: Vec::new() });
     let ni = |n: &Ni| {
@@ -82,14 +57,16 @@ pub(super) fn del(file: &Source, mut node: Asked) -> Result<(), Refusal> {
         Ask::DelNet(Box::new(NetOrder { net: Some(n.net.clone()), nid, interfaces, ..NetOrder::default() }))
     };
     // Routes would go with their networks.
-    let routes = model.routes.iter().map(|(r, _)| route(r));
-    let peers = model.peers.iter().filter_map(|(p, _)| peer(p));
+    let routes = model.routes.iter().map(|(r, _)| (format!("route: {} {}", r.net, r.gateway), route(r)));
+    let peers = model.peers.iter().filter_map(|(p, _)| Some((format!("peer: {p}"), peer(p)?)));
+    let nis = model.nis.iter().map(|n| (format!("net: {}", named(n)), ni(n)));
     let mut left = Vec::new();
     let mut last = 0;
-    for ask in routes.chain(peers).chain(model.nis.iter().map(ni)) {
+    let mut gone = Vec::new();
+    for (what, ask) in routes.chain(peers).chain(nis) {
         let missing = |errno, e: &str| Refusal::netlink("del", "import", errno, e);
         match node.order(ask, missing) {
-            Ok(()) => {}
+            Ok(()) => gone.push(format!("{what} is gone")),
             // No node any more.
             Err(e) if e.errno == 0 => return Err(e),
             Err(e) => {
@@ -100,28 +77,43 @@ pub(super) fn del(file: &Source, mut node: Asked) -> Result<(), Refusal> {
     }
     for (rule, _) in &model.faults {
         let order = Order::Remove(RuleText::of(rule));
-        let gone = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
-        if gone["end"] == 0 {
+        let removed = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
+        let words = fault_rules::words(rule);
+        if removed["end"] == 0 {
             last = libc::ENOENT;
-            left.push(format!("there is no fault rule {}", fault_rules::words(rule)));
+            left.push(format!("there is no fault rule {words}"));
+        } else {
+            gone.push(format!("fault: {words} is gone"));
         }
     }
+    told(gone);
     if left.is_empty() { Ok(()) } else { Err(Refusal::netlink("del", "import", last, left.join("; "))) }
 }
 
-pub(super) fn import(file: &Source, mut node: Asked) -> Result<(), Refusal> {
-    let answer = node.0.one(&Request::Apply { path: Some(file.path.clone()), adds: true })?;
+/// Says what is other now. lnetctl says nothing on standard output.
+fn told(changed: Vec<String>) {
+    let all = if changed.is_empty() { vec!["nothing is other".to_owned()] } else { changed };
+    all.iter().for_each(out::note);
+}
+
+/// Has the node add and set what the file says.
+pub(super) fn import(
+    file: Option<&Path>,
+    node: impl FnOnce() -> Result<Asked, Refusal>,
+) -> Result<(), Refusal> {
+    let file = read(file, "add")?;
+    merge::read(file.clone()).map_err(|e| faulty("add", &e))?;
+    let answer = node()?.0.one(&Request::Import { file })?;
     Err(match Outcome::read(&answer["end"]) {
         Outcome::Changed(changed, notes) => {
-            // lnetctl says nothing on standard output.
-            let nis = changed.iter().filter(|c| c.starts_with("net: "));
-            notes.iter().chain(nis).for_each(out::note);
+            notes.iter().for_each(out::note);
+            told(changed);
             return Ok(());
         }
         Outcome::Restart(all) => {
             refused(libc::EBUSY, &format!("nothing was changed, this needs a restart: {}", all.join("; ")))
         }
-        Outcome::Faults(all) => refused(libc::EINVAL, &all.trim_end().replace('\n', "; ")),
+        Outcome::Faults(all) => faulty("add", &all),
         Outcome::Failed(e) => refused(libc::EIO, &e),
     })
 }

@@ -9,6 +9,7 @@ mod lnetctl_tests;
 mod looking;
 mod nets;
 mod ni_values;
+mod nid_ranges;
 mod refusal;
 pub(crate) mod routed;
 mod routing;
@@ -92,12 +93,8 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
         CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
-        CtlVerb::Import { del: true, file } => {
-            importing::del(&importing::Source::of(file.as_deref())?, node()?)
-        }
-        CtlVerb::Import { del: false, file } => {
-            importing::import(&importing::Source::of(file.as_deref())?, node()?)
-        }
+        CtlVerb::Import { del: true, file } => importing::del(file.as_deref(), node),
+        CtlVerb::Import { del: false, file } => importing::import(file.as_deref(), node),
         CtlVerb::Debug(CtlDebug::Recovery { local, peer }) => looking::recovery(node()?, *peer && !local),
         CtlVerb::CptOfNid { nids, named } => looking::cpts(&[&nids[..], &named[..]].concat(), node),
         CtlVerb::Lnet { words } => refuse_lnet(words),

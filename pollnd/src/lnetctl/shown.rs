@@ -274,6 +274,13 @@ impl Peer {
         self.nis.iter_mut().for_each(|n| n.at(level));
     }
 
+    /// Whether it was configured by hand, or anything has been heard of it: of a NID that was only tried nothing is kept.
+    pub(crate) fn is_there(&self) -> bool {
+        let known = state::MULTI_RAIL | state::CONFIGURED | state::DISCOVERED;
+        let heard = |n: &PeerNi| n.statistics.as_ref().is_some_and(|s| s.recv_count > 0);
+        self.state.is_some_and(|s| s & known != 0) || self.nis.iter().any(heard)
+    }
+
     /// Leaves what makes the same peer again.
     pub(crate) fn backup(&mut self) {
         self.state = None;

@@ -81,6 +81,7 @@ pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
     let mut net: Vec<Net> = node.rows(Ask::Nets { backup })?;
     let mut peer: Vec<Peer> = node.rows(Ask::Peers { nid: None })?;
     if backup {
+        peer.retain(Peer::is_there);
         peer.iter_mut().for_each(Peer::backup);
     } else {
         net.iter_mut().flat_map(|n| &mut n.nis).for_each(|ni| ni.at(EXPORTED));

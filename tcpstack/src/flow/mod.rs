@@ -250,8 +250,8 @@ impl Flow {
 
     /// The next received bytes.
     #[inline]
-    pub(crate) fn pop(&mut self, m: &mut Memory) -> Option<RxFrag> {
-        self.rcv.pop(m)
+    pub(crate) fn pop(&mut self) -> Option<RxFrag> {
+        self.rcv.pop()
     }
 
     /// Bytes in order wait for the reader.

@@ -369,13 +369,12 @@ impl RecvSide {
 
     // ---- the reader ----
 
-    /// The next bytes in order.
+    /// The next bytes in order. Their host has them until the window is looked at again.
     #[inline]
-    pub(super) fn pop(&mut self, m: &mut Memory) -> Option<RxFrag> {
+    pub(super) fn pop(&mut self) -> Option<RxFrag> {
         let f = self.ready.pop_front()?;
         self.handed += u64::from(f.len());
         self.ready_size -= u64::from(f.truesize());
-        self.tell_held(m);
         Some(f)
     }
 

@@ -301,7 +301,7 @@ impl<P: Port> Stack<P> {
     #[inline]
     pub fn next(&mut self, id: FlowId) -> Option<RxFrag> {
         let f = self.flows.get_mut(id)?;
-        let r = f.pop(&mut self.mem);
+        let r = f.pop();
         if r.is_some() && !f.is_unread() && f.phase() == Phase::Closed {
             self.end(id.slot(), CloseWhy::Fin);
         }

@@ -108,6 +108,8 @@ counters! {
     lazy_stalls,
     /// Of those by a gateway, the ones that found no entry in time, or came too soon after one of those: they were dropped.
     lazy_overdue,
+    /// Messages by a gateway that waited a time-out for a sink which another message had, and were dropped.
+    sink_overdue,
     /// Connections that were not read on for their host's sake, and whose peer was gone: ended with what was unread.
     unread_ended,
     /// Budget for what strangers make us hold, in bytes.
@@ -144,8 +146,12 @@ counters! {
     drop_next_hop,
     /// Messages for a node that takes nothing, behind one that waits for it.
     drop_stuck,
+    /// Messages of nodes that have gone, which found no router buffer within a time-out.
+    drop_left_behind,
     /// Nodes that took nothing while the sources of messages for them had no router buffer left.
     forward_stuck,
+    /// Entries for peers that were looked at for those.
+    forward_stuck_looks,
     /// Messages from another network that came by a node which is no gateway to it (`lnet_drop_asym_route`).
     drop_asym_route,
     /// Pings of gateways, to see whether their routes are up.

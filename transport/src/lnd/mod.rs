@@ -32,7 +32,7 @@ pub mod route;
 pub(crate) mod timers;
 pub mod tunables;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
 use std::net::IpAddr;
 
@@ -79,7 +79,7 @@ pub(crate) fn pop<T>(q: &mut VecDeque<T>) -> Option<T> {
 }
 
 /// An NI of the node, by its place in the lists of LNet and of the LNDs. The place of one that was deleted may be another's later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
 pub(crate) struct NiId(pub(crate) u8);
 
 impl NiId {
@@ -147,6 +147,8 @@ pub(crate) struct Arrived {
     pub(crate) hdr: LnetHdr,
     /// The sum that its payload goes on from, if it has one.
     pub(crate) sum: Option<Checksum>,
+    /// Time at which what its sender left is over, in ns, if that has gone.
+    pub(crate) over: u64,
 }
 
 /// Name of a held message, by which it is found again from any shard of the node, wherever its connection's home is by then.
@@ -166,9 +168,13 @@ pub(crate) enum Hold {
     Match,
     /// So it does, but it may be long: the connection's set is closed as if the message did not go on arriving.
     Lazy,
+    /// It waits for a sink that another message has, for a time-out since it came: then LNet gives it up ([`Upper::overdue`]), and its
+    /// connection goes on.
+    Sink,
     /// So it does, for so many ns at most: then LNet gives it up ([`Upper::overdue`]), and its connection goes on.
     LazyFor(u64),
-    /// It is on its way to another node, and waits for a router buffer: it is given up as a lazy one is.
+    /// It is on its way to another node, and waits for a router buffer: it is given up as a lazy one is, or, where its sender has gone,
+    /// alone ([`Upper::overdue`]), when what that left is over.
     Buffer,
     /// Its peer has to read some of what it was answered.
     Unread,
@@ -235,9 +241,11 @@ pub(crate) trait Upper: Sized {
 
     /// The connection of a message that was held for a match, or for a router buffer, has ended; `peer` had sent it.
     fn unheld(&mut self, cx: &mut Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr);
-    /// A message has waited as long as [`Hold::LazyFor`] lets it: LNet says at once what is to be done with it, as with
+    /// The peer has gone, and a message of it waits for a router buffer: what it left is over by then.
+    fn sender_went(&mut self, cx: &mut Cx, peer: Key, over: u64);
+    /// A message has waited as long as that lets it, which is a [`Hold::LazyFor`], [`Hold::Sink`] or [`Hold::Buffer`]: LNet says at once what is to be done with it, as with
     /// [`Upper::parse`].
-    fn overdue<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived);
+    fn overdue<L: Lnd<Self>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, held: Hold);
 
     /// The LND of `ni` has a new entry for a peer; gives LNet's.
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key;
@@ -247,8 +255,8 @@ pub(crate) trait Upper: Sized {
     fn peer_connected(&mut self, cx: &mut Cx, peer: Key);
     /// The last connection with the peer has ended; the entry may stay.
     fn peer_lost(&mut self, cx: &mut Cx, peer: Key);
-    /// The LND's entry goes, and LNet's with it.
-    fn peer_gone(&mut self, peer: Key);
+    /// The LND's entry goes, and LNet's with it; these are the messages of it.
+    fn peer_gone(&mut self, peer: Key, moved: &Moved);
     /// The LND's entry has come from another shard; LNet's was `old` there. Gives the one here.
     fn peer_came(&mut self, cx: &mut Cx, old: Key, entry: Key, host: Key) -> Key;
     /// The host pays no longer for the peer.
@@ -358,9 +366,11 @@ pub(crate) trait Lnd<U: Upper> {
     fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// Gives back what waits for a connection to a peer, but for answers: those have no other way.
     fn give_back(&mut self, up: &mut U, cx: &mut Cx, peer: Key, why: LnetError);
-    /// Ends messages of other nodes for `nid` that wait at a peer; with `streams` what has begun to leave, too, and with it the peer's
+    /// Time at which the peer last took a byte of a connection that has messages of other nodes for it, in ns; 0 for never.
+    fn took(&self, peer: Key) -> u64;
+    /// Ends messages of other nodes for `nids` that wait at a peer; with `streams` what has begun to leave, too, and with it the peer's
     /// connections.
-    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nid: Nid, streams: bool);
+    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nids: &HashSet<Nid>, streams: bool);
     /// Fails what waits for connections, of all peers: the node goes down.
     fn fail_queues(&mut self, up: &mut U, cx: &mut Cx, why: LnetError);
     /// Goes down: connections are closed as soon as handshakes under way have come to an end.

@@ -60,15 +60,15 @@ enum Teller {
         by: IpAddr,
         /// The host that pays.
         host: IpAddr,
-        /// The address of that NID of its own by which it has been heard, while it is connected there.
-        heard: Option<IpAddr>,
+        /// That NID of its own by which it has been heard, while it is connected there: NIDs may share an address.
+        heard: Option<Nid>,
     },
     /// The user's.
     Hand {
         /// It is used as a peer that has several NIDs.
         multi_rail: bool,
         /// The same as of a node.
-        heard: Option<IpAddr>,
+        heard: Option<Nid>,
     },
 }
 
@@ -90,12 +90,12 @@ impl Told {
         matches!(self.teller, Teller::Hand { .. })
     }
 
-    fn heard(&self) -> Option<IpAddr> {
+    fn heard(&self) -> Option<Nid> {
         let (Teller::Node { heard, .. } | Teller::Hand { heard, .. }) = self.teller;
         heard
     }
 
-    fn heard_mut(&mut self) -> &mut Option<IpAddr> {
+    fn heard_mut(&mut self) -> &mut Option<Nid> {
         let (Teller::Node { heard, .. } | Teller::Hand { heard, .. }) = &mut self.teller;
         heard
     }
@@ -225,8 +225,7 @@ impl Aliases {
     /// The NID by which the node of this one has said who it is, if it is connected there still.
     pub(super) fn heard_by(&self, nid: Nid) -> Option<Nid> {
         let told = self.entry(nid)?;
-        let by = told.heard()?;
-        told.nids.iter().copied().find(|n| n.ip() == Some(by))
+        told.heard().filter(|by| told.nids.contains(by))
     }
 
     /// The host that told of this NID, and whether its node is connected still; `None` of a NID that no node has told of, or that is by
@@ -243,7 +242,7 @@ impl Aliases {
         let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get_mut(n)) else { return false };
         let is_new = told.heard().is_some() != heard;
         if is_new {
-            *told.heard_mut() = nid.ip().filter(|_| heard);
+            *told.heard_mut() = heard.then_some(nid);
         }
         is_new
     }
@@ -303,13 +302,15 @@ impl Aliases {
         self.by_nid.len()
     }
 
-    /// The node that is known by the address `by`, on this host, says that it has these NIDs, the primary one first. Of its own
+    /// The node of `speaker` at its address, on this host, says that it has these NIDs, the primary one first. Of its own
     /// address it has the last word; NIDs that another node has told of stay that one's. A peer by hand stays as it is, and is
     /// known to have been heard.
-    pub(crate) fn hear(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> Learnt {
-        let own = nids.iter().find(|n| n.ip() == Some(by) && self.is_by_hand(**n));
-        if let Some(own) = own {
-            return if self.set_heard(*own, true) { Learnt::Again } else { Learnt::Nothing };
+    pub(crate) fn hear(&mut self, speaker: Nid, host: IpAddr, nids: &[Nid]) -> Learnt {
+        let Some(by) = speaker.ip() else { return Learnt::Nothing };
+        let mut own = nids.iter().filter(|n| n.ip() == Some(by) && self.is_by_hand(**n)).copied();
+        if let Some(first) = own.next() {
+            let own = if own.any(|n| n == speaker) { speaker } else { first };
+            return if self.set_heard(own, true) { Learnt::Again } else { Learnt::Nothing };
         }
         let mut heard = false;
         // Their word counts once the peer by hand is deleted.
@@ -325,7 +326,7 @@ impl Aliases {
                 }
             }
         }
-        match self.store(by, host, nids) {
+        match self.store(speaker, host, nids) {
             Learnt::Nothing | Learnt::Again if heard => Learnt::Names,
             learnt => learnt,
         }
@@ -334,11 +335,12 @@ impl Aliases {
     /// Whether a word says anything new.
     #[cfg(test)]
     pub(crate) fn learn(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> bool {
-        self.hear(by, host, nids) != Learnt::Nothing
+        let speaker = nids.iter().copied().find(|n| n.ip() == Some(by));
+        speaker.is_some_and(|n| self.hear(n, host, nids) != Learnt::Nothing)
     }
 
-    fn store(&mut self, by: IpAddr, host: IpAddr, nids: &[Nid]) -> Learnt {
-        let Some(primary) = nids.first().copied() else { return Learnt::Nothing };
+    fn store(&mut self, speaker: Nid, host: IpAddr, nids: &[Nid]) -> Learnt {
+        let (Some(primary), Some(by)) = (nids.first().copied(), speaker.ip()) else { return Learnt::Nothing };
         let mut own = Nids::new();
         for nid in nids.iter().take(OF_ONE) {
             let other = self.entry(*nid);
@@ -357,9 +359,7 @@ impl Aliases {
         }
         if let Some(known) = self.entry(primary) {
             if known.nids == own {
-                let speaker = own.iter().find(|n| n.ip() == Some(by));
-                let again = speaker.is_some_and(|n| self.set_heard(*n, true));
-                return if again { Learnt::Again } else { Learnt::Nothing };
+                return if self.set_heard(speaker, true) { Learnt::Again } else { Learnt::Nothing };
             }
             let speaks = known.by() == Some(by) || known.nids.iter().any(|n| n.ip() == Some(by));
             if !speaks {
@@ -380,7 +380,7 @@ impl Aliases {
         share.entries += 1;
         share.told.push_back(n);
         self.by_nid.extend(own.iter().map(|nid| (*nid, n)));
-        self.told.insert(n, Told { nids: own, teller: Teller::Node { by, host, heard: Some(by) } });
+        self.told.insert(n, Told { nids: own, teller: Teller::Node { by, host, heard: Some(speaker) } });
         Learnt::Names
     }
 
@@ -446,12 +446,13 @@ impl Aliases {
         let rest: Nids = told.nids.iter().copied().filter(|n| *n != nid).collect();
         let leads = told.nids.first() == Some(&nid) || nid.ip() == Some(by);
         self.forget(nid);
-        if !leads {
-            self.store(by, host, &rest);
+        let speaker = rest.iter().find(|n| n.ip() == Some(by)).copied();
+        if let Some(speaker) = speaker.filter(|_| !leads) {
+            self.store(speaker, host, &rest);
         }
         let rest = rest.first().and_then(|n| self.by_nid.get(n)).and_then(|n| self.told.get_mut(n));
         if let Some(told) = rest {
-            *told.heard_mut() = heard.filter(|h| nid.ip() != Some(*h));
+            *told.heard_mut() = heard.filter(|h| nid != *h);
         }
         true
     }

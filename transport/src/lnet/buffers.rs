@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
-//! not stand in it. A host may hold as many as are free, and as many bytes (as `lnd::budget` shares all else), and those of one peer
+//! not stand in it; it may have as many for messages of up to a page as for longer ones, so that checks, ACKs and requests do not wait for
+//! a node that is slow to take bulk. A host may hold as many as are free, and as many bytes (as `lnd::budget` shares all else), and those of one peer
 //! in any case; its peers do not stand in the line either while it holds more. Nor does a peer whose next message is for a NID that
 //! has as large a share already (`shares.rs`); but one without a buffer of the class does, unless less than a quarter is free.
 //!
@@ -30,7 +31,7 @@ use super::shares::Shares;
 use crate::lnd::budget::Room;
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, Ticket};
 use crate::stream::slab::Key;
-use crate::wire::Nid;
+use crate::wire::{Nid, ProcessId};
 
 /// The buffers of a class, as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,16 +166,6 @@ impl Buffers {
         free.buffers < size / 4 || free.bytes < cx.cfg.budget / 4
     }
 
-    /// Whether messages for a NID are here.
-    pub(super) fn has_for(&self, nid: Nid) -> bool {
-        self.shares.has(nid)
-    }
-
-    /// Whether messages for a NID are here, and none has left since `then`, in ns.
-    pub(super) fn rests_since(&self, nid: Nid, then: u64) -> bool {
-        self.shares.rests_since(nid, then)
-    }
-
     fn pool(&self, class: BufferClass) -> Option<&Pool> {
         self.pools.get(class as usize)
     }
@@ -204,12 +195,13 @@ impl Lnet {
         let turn = std::mem::take(&mut self.buffers.turn);
         let room = self.buffers.has_room(cx, class, len);
         let most = cx.cfg.peer_router_credits();
-        let (dest, free) = (msg.hdr.dest_nid, self.buffers.free(cx, class));
-        let behind = self.buffers.shares.crowds(dest, class, free, most, len);
+        let dest = ProcessId { nid: msg.hdr.dest_nid, pid: msg.hdr.dest_pid };
+        let free = self.buffers.free(cx, class);
+        let behind = self.buffers.shares.crowds(dest.nid, class, free, most, len);
         let scarce = self.buffers.scarce(cx, class);
         let (pool, p) = (self.buffers.pool_mut(class)?, self.peers.get_mut(msg.peer)?);
-        let full = p.uses.buffers >= most;
         let guest = p.guest.get_or_insert_default();
+        let full = guest.is_full(class, most);
         let behind = behind && (scarce || !guest.has_none(class));
         let (waiting, place) =
             (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
@@ -227,27 +219,27 @@ impl Lnet {
                 if crowds {
                     pool.lines.crowds(msg.peer, place, Sake::Host(p.host));
                 } else if behind && waiting.len() == 1 {
-                    pool.lines.crowds(msg.peer, place, Sake::Dest(dest));
+                    pool.lines.crowds(msg.peer, place, Sake::Dest(dest.nid));
                 } else {
                     pool.lines.stand(msg.peer, place, waiting.iter().map(|w| w.out));
                 }
             }
             p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
             if full {
-                self.has_no_buffer(cx, msg.peer);
+                self.has_no_buffer(cx, msg.peer, class);
             }
             return None;
         }
         pool.take(out, 1);
         pool.note();
         let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
-        let lease = Lease { ni, class, out, to: dest, len, left: false, bucket, peer, key };
+        let lease = Lease { ni, class, out, to: dest, len, over: msg.over, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
         p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
         cx.budget.took(p.host, lease.uses());
         self.buffers.bytes += u64::from(len);
-        self.buffers.shares.take(dest, class, lease.room(), cx.now);
+        self.buffers.shares.take(dest.nid, class, lease.room());
         Some(lease)
     }
 
@@ -270,13 +262,11 @@ impl Lnet {
             if let Some(pool) = self.buffers.pool_mut(lease.class) {
                 pool.give(lease.out, 1);
             }
-            guest.full_since = 0;
-            if lease.left {
-                self.buffers.shares.left(lease.to, cx.now);
-                self.stuck.takes(lease.to);
+            if let Some(since) = guest.full_since.get_mut(lease.class.group()) {
+                *since = 0;
             }
-            self.buffers.shares.give(lease.to, lease.class, lease.room());
-            self.leave_the_crowd(Sake::Dest(lease.to));
+            self.buffers.shares.give(lease.to.nid, lease.class, lease.room());
+            self.leave_the_crowd(Sake::Dest(lease.to.nid));
             self.leave_the_crowd(Sake::Host(host));
             if behind {
                 self.leaves_the_crowd(lease.class as usize, Some(key));
@@ -377,8 +367,8 @@ impl Lnet {
         let Some(pool) = self.buffers.pool_mut(class).filter(|p| p.none_to(out)) else { return };
         // Those that hold as many buffers as they may are as few as the buffers.
         let found = pool.lines.for_net(out).find_map(|key| {
-            let p = self.peers.get(key).filter(|p| p.uses.buffers < most)?;
-            let at = p.guest.as_ref()?.waiting.get(class as usize)?.iter().position(|w| w.out == out)?;
+            let guest = self.peers.get(key)?.guest.as_ref().filter(|g| !g.is_full(class, most))?;
+            let at = guest.waiting.get(class as usize)?.iter().position(|w| w.out == out)?;
             Some((key, at))
         });
         let Some((key, at)) = found else { return };
@@ -409,16 +399,17 @@ impl Lnet {
         let key = pool.lines.first()?;
         let most = cx.cfg.peer_router_credits();
         let p = self.peers.get_mut(key)?;
-        let (host, full, guest) = (p.host, p.uses.buffers >= most, p.guest.as_mut()?);
+        let (host, guest) = (p.host, p.guest.as_mut()?);
+        let full = guest.is_full(class, most);
         let turn = !scarce && guest.has_none(class);
         let (waiting, place) =
             (guest.waiting.get_mut(class as usize)?, guest.places.get_mut(class as usize)?);
         pool.lines.leave(place);
         let first = *waiting.front()?;
-        let sakes = [Sake::Host(host), Sake::Dest(first.to)];
+        let sakes = [Sake::Host(host), Sake::Dest(first.to.nid)];
         let crowds = [
             cx.budget.must_wait_for_buffers(host, free, most, first.len),
-            !turn && shares.crowds(first.to, class, free, most, first.len),
+            !turn && shares.crowds(first.to.nid, class, free, most, first.len),
         ];
         let waits = sakes.iter().zip(crowds).find_map(|(sake, crowds)| crowds.then_some(*sake));
         let ticket = match waits {
@@ -482,7 +473,7 @@ impl Lnet {
             // Whoever waits for the same sake may have been behind this one.
             waiting.retain(|w| {
                 let stays = w.ticket.conn != ticket.conn;
-                relieved.extend((!stays).then_some(Sake::Dest(w.to)));
+                relieved.extend((!stays).then_some(Sake::Dest(w.to.nid)));
                 stays
             });
             if waiting.len() < before {
@@ -500,10 +491,10 @@ impl Lnet {
         self.buffers.moved = true;
         self.buffers.relieved.push(Sake::Host(host));
         for (to, class, n) in &guest.to {
-            self.buffers.shares.give(*to, *class, *n);
+            self.buffers.shares.give(to.nid, *class, *n);
         }
-        let waits = guest.waiting.iter().flatten().map(|w| w.to);
-        self.buffers.relieved.extend(guest.to.iter().map(|t| t.0).chain(waits).map(Sake::Dest));
+        let waits = guest.waiting.iter().flatten().map(|w| w.to.nid);
+        self.buffers.relieved.extend(guest.to.iter().map(|t| t.0.nid).chain(waits).map(Sake::Dest));
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
         let all = guest.held.iter().zip(&guest.waiting).zip(&mut guest.places);
         for (pool, ((held, waiting), place)) in self.buffers.pools.iter_mut().zip(all) {
@@ -520,7 +511,7 @@ impl Lnet {
         self.buffers.moved = true;
         guest.places = Default::default();
         for (to, class, n) in &guest.to {
-            self.buffers.shares.take(*to, *class, *n, now);
+            self.buffers.shares.take(to.nid, *class, *n);
         }
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));
@@ -528,6 +519,8 @@ impl Lnet {
             pool.note();
         }
         self.stand_in_line(key);
+        // Whether it is to be relieved is looked at anew.
+        self.timers.by(now, key, now);
     }
 }
 

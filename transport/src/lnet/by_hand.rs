@@ -102,6 +102,7 @@ impl Lnet {
                     false => nids.clone(),
                 };
                 self.aliases.end_by_hand(*primary, nids);
+                self.kept.forget(|_, nid| gone.contains(&nid));
                 self.rails_changed();
                 for nid in gone {
                     self.ask_anew(cx, lnds, nid);

@@ -5,7 +5,7 @@ use super::Lnet;
 use super::aliases::{Claim, Learnt, Nids, OF_ONE};
 use super::discovery::{News, PUSHERS, PUSHES, Standing, Step, Subject};
 use super::remote::Body;
-use crate::lnd::{Cx, Lnd};
+use crate::lnd::{Arrived, Cx, Lnd};
 use crate::stream::slab::Key;
 use crate::wire::ping::NiStatus;
 use crate::wire::{Nid, PingInfo, ProcessId, ping};
@@ -48,7 +48,14 @@ impl Lnet {
     pub(super) fn is_alone(&mut self, cx: &Cx, peer: Key) {
         let Some(p) = self.peers.get(peer) else { return };
         let nid = p.id.nid;
-        if let Some(host) = cx.budget.ip(p.host).filter(|h| nid.ip() == Some(*h)) {
+        if cx.budget.ip(p.host) == nid.ip() {
+            self.is_for_itself(nid);
+        }
+    }
+
+    /// The node of a NID is no other's that claims it.
+    fn is_for_itself(&mut self, nid: Nid) {
+        if let Some(host) = nid.ip() {
             let claim = Claim { speaker: nid, host, nids: Nids::from_slice(&[nid]), down: 0 };
             self.discovery.news.push_back(News::Claim(Box::new(claim), true));
         }
@@ -74,8 +81,11 @@ impl Lnet {
         if rails && let Some(host) = host.filter(|h| nid.ip() == Some(*h)) {
             let claim = Claim { speaker: nid, host, nids, down };
             self.discovery.news.push_back(News::Claim(Box::new(claim), true));
-        } else if subject.far.is_none() && self.aliases.is_awaited(nid) {
-            self.is_alone(cx, subject.via);
+        } else if self.aliases.is_awaited(nid) {
+            match subject.far {
+                None => self.is_alone(cx, subject.via),
+                Some(_) => self.is_for_itself(nid),
+            }
         }
         // Another NID of a node that is told by the one that it was heard by.
         if agrees {
@@ -125,30 +135,84 @@ impl Lnet {
             {
                 continue;
             }
-            let Some((ni, peer)) = self.there(cx, lnds, *nid) else { continue };
+            let Some((ni, peer)) = self.there(cx, lnds, *nid) else {
+                self.claimed_far(cx, lnds, *nid, claim);
+                continue;
+            };
             if !self.aliases.contest(*nid, *speaker, nids) {
                 continue;
             }
             self.rails_changed();
             self.post_all(cx, || Body::Contested(*nid, Box::new(claim.clone())));
-            let now = cx.now;
             if let Some(lnd) = lnds.get_mut(ni)
-                && let Some(p) =
-                    self.peers.get_mut(peer).filter(|p| p.discovery.stands() == Standing::Unknown)
-                && !p.discovery.is_quiet(now)
-                && cx.cfg.discovery
-                && !cx.down
+                && self.peers.get(peer).is_some_and(|p| p.discovery.stands() == Standing::Unknown)
             {
-                self.step(cx, lnd, peer, Step::Ask);
+                self.ask_claimed(cx, lnd, peer.into());
             }
         }
-        let learnt = self.aliases.hear(*host, *host, nids);
+        let learnt = self.aliases.hear(*speaker, *host, nids);
         let told = self.statuses(cx, lnds, claim);
         if learnt == Learnt::Names {
             self.rails_changed();
         }
         if (learnt != Learnt::Nothing || told) && own {
             self.post_all(cx, || Body::Aliases(Box::new(claim.clone())));
+        }
+    }
+
+    /// A node claims the NID of one behind a router, which is no peer. One that has said who it is keeps its NID until it says otherwise;
+    /// of one that is known by use alone the claim stands until that has answered, and it is asked once.
+    fn claimed_far<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], nid: Nid, claim: &Claim) {
+        let Some(far) = self.fars.find(nid) else { return };
+        let Some(known) = self.fars.get(far).map(|f| &f.discovery) else { return };
+        let (spoke, asks) = (known.has_spoken(), known.stands() == Standing::Unknown);
+        if spoke {
+            if !self.aliases.contest(nid, claim.speaker, &claim.nids) {
+                return;
+            }
+            self.post_all(cx, || Body::Contested(nid, Box::new(claim.clone())));
+        } else if self.aliases.await_word(nid) {
+            self.post_all(cx, || Body::Awaited(nid));
+        } else {
+            return;
+        }
+        self.rails_changed();
+        if asks
+            && let Some(subject) = self.far_again(cx, lnds, far)
+            && let Some(lnd) = self.lnd_of(lnds, subject.via)
+        {
+            self.ask_claimed(cx, lnd, subject);
+        }
+    }
+
+    /// Asks the node of a NID that another claims who it is, unless it has just said what makes no sense.
+    fn ask_claimed<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, subject: Subject) {
+        let now = cx.now;
+        if cx.cfg.discovery && !cx.down && self.known(subject).is_some_and(|k| !k.is_quiet(now)) {
+            self.step(cx, lnd, subject, Step::Ask);
+        }
+    }
+
+    /// A node behind a gateway is used by a NID that another node claims, and has not said whether both are one: nobody acts for it any
+    /// more. Gives whether that is new.
+    pub(super) fn is_used(&mut self, cx: &Cx, nid: Nid) -> bool {
+        let new = self.aliases.claim_on(nid).is_some() && self.aliases.await_word(nid);
+        if new {
+            self.rails_changed();
+            self.post_all(cx, || Body::Awaited(nid));
+        }
+        new
+    }
+
+    /// A message has come by a gateway. Where another node claims the NID that it is from, that one's own is asked, once.
+    pub(super) fn came_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        let (nid, by) = (msg.hdr.src_nid, msg.sender);
+        let over = self.peers.get(msg.peer).is_none_or(|p| cx.budget.over(p.host));
+        if over || self.is_near(nid) || self.routes.get(nid.net(), by).is_none() || !self.is_used(cx, nid) {
+            return;
+        }
+        if let Some(subject) = self.far_subject(lnd.ni(), msg.peer, nid) {
+            self.ask_claimed(cx, lnd, subject);
         }
     }
 

@@ -4,6 +4,8 @@
 pub(super) const CLASSES: usize = 3;
 /// Longest payload of a small buffer, in bytes: a page.
 const SMALL: u32 = 4096;
+/// Number of the groups in which a peer's buffers are counted.
+pub(super) const GROUPS: usize = 2;
 
 /// Classes of router buffers, by payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,11 @@ impl BufferClass {
             1..=SMALL => BufferClass::Small,
             _ => BufferClass::Large,
         }
+    }
+
+    /// The group of classes of which a peer may hold so many: what is small does not wait for what is large.
+    pub(super) fn group(self) -> usize {
+        usize::from(self == BufferClass::Large)
     }
 
     /// Pages of 4 KiB of a kernel's buffer.

@@ -73,9 +73,9 @@ impl Lnet {
                     self.match_reply(cx, lnd, asker, verdict);
                 }
             }
-            Body::Held(ticket, owner) => {
+            Body::Held(ticket, lazily, owner) => {
                 if let Some(lnd) = lnds.get_mut(ticket.ni.index()) {
-                    self.held_there(cx, lnd, ticket, owner);
+                    self.held_there(cx, lnd, (ticket, lazily), owner);
                 }
             }
             Body::Forget(ticket) => self.portals.forget(&ticket),
@@ -124,7 +124,7 @@ impl Lnet {
             Body::SetHealth(nid, value) => self.peer_set(cx, nid, value),
             Body::Recover(nid) => self.recover_from(cx, nid),
             Body::Link(ni, up) => self.link_is(cx, lnds, ni, up),
-            Body::Stuck(nid) => self.sticks(cx, lnds, nid),
+            Body::Stuck(ids) => self.find_stuck(cx, lnds, &ids),
             Body::Tell(via, features) => self.tell_there(cx, lnds, via, features),
             Body::TellBeside(id) => self.tell_nid(cx, lnds, id),
             Body::Resent(resent) => self.resent(cx, lnds, *resent),

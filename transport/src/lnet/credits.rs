@@ -68,6 +68,9 @@ impl Lnet {
         if tx.shares() && !tx.forwarded {
             tx.deadline = cx.now + cx.cfg.timeout();
         }
+        if tx.forwarded {
+            p.begins_to_pass(cx.now);
+        }
         let (deadline, shares) = (tx.deadline, tx.shares());
         let first = p.waiting.front(Line::of(&tx)).is_none();
         p.waiting.push(tx);
@@ -159,6 +162,9 @@ impl Lnet {
         tx.credit = true;
         let uses = tx.uses();
         let p = self.peers.get_mut(peer)?;
+        if tx.forwarded {
+            p.begins_to_pass(cx.now);
+        }
         p.uses.add(uses);
         p.figures.most = p.figures.most.max(p.uses.credits);
         cx.budget.took(p.host, uses);
@@ -282,7 +288,7 @@ impl Lnet {
                 self.complete_some(event);
             }
             TxDone::Reply(grant) => self.return_get(cx, grant, status),
-            TxDone::Forward(lease) => self.forward_done(cx, lease, status),
+            TxDone::Forward(lease) => self.forward_done(cx, peer, lease, status),
             TxDone::Again(done) => {
                 cx.counters.successful_resends += u64::from(status.is_ok());
                 cx.counters.failed_resends += u64::from(status.is_err());

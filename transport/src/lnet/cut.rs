@@ -471,6 +471,10 @@ impl Lnet {
     fn look_at_way<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], c: &mut Leaving) {
         let Some(lnd) = lnds.get_mut(c.ni.index()).filter(|_| !cx.down) else { return };
         let Some(peer) = lnd.find(c.via) else { return };
+        // One that takes nothing has whole messages, one at a time.
+        if c.msg.hdr.as_ref().is_some_and(|hdr| self.stuck.has(hdr.dest_nid, cx.now)) {
+            return;
+        }
         let Some(way) = self.way_now(cx, lnd, peer, &c.msg).filter(|w| lnd.is_drained(*w)) else { return };
         let sums = lnd.sums(cx, way);
         let carried = c.msg.hdr.as_ref().is_some_and(|hdr| lnd.carries(way, hdr));

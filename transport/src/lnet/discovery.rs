@@ -175,7 +175,12 @@ impl Peer {
 
     /// Whether it has said of itself who it is.
     pub(super) fn answered(&self) -> bool {
-        !self.unsure() && self.more.as_ref().is_some_and(|m| m.features != 0)
+        !self.unsure() && self.has_spoken()
+    }
+
+    /// Whether it has ever said who it is.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.more.as_ref().is_some_and(|m| m.features != 0)
     }
 
     /// Features that it last told, and how many pushes to it have failed in a row; `None` for one that has not been heard.
@@ -368,7 +373,12 @@ impl Lnet {
             return Some(tx);
         }
         let (nid, now) = (self.id_of(subject)?.nid, cx.now);
-        let is_alias = self.aliases.is_told(nid);
+        // Of a node behind a router another's word is not enough.
+        let is_claimed = subject.far.is_some() && self.aliases.claim_on(nid).is_some();
+        if is_claimed {
+            self.is_used(cx, nid);
+        }
+        let is_alias = self.aliases.is_told(nid) && !is_claimed;
         let known = self.known(subject)?;
         if is_alias && known.standing.apply(Step::Heard).is_some() {
             return Some(tx);
@@ -653,14 +663,6 @@ impl Lnet {
         self.discovery.held = self.discovery.held.saturating_sub(held.len());
         for tx in held {
             self.end_waiting(cx, lnd, peer, tx, Err(why));
-        }
-    }
-
-    /// The peer's entry goes.
-    pub(super) fn undiscover(&mut self, peer: Key) {
-        let serial = self.peers.get(peer).and_then(|p| p.discovery.serial());
-        if let Some(serial) = serial {
-            self.discovery.asked.remove(&serial);
         }
     }
 }

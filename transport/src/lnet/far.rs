@@ -64,6 +64,11 @@ impl Fars {
         self.all.get_mut(key)
     }
 
+    /// The place of the node of a NID.
+    pub(super) fn find(&self, nid: Nid) -> Option<Key> {
+        self.by_nid.get(&nid).copied()
+    }
+
     /// Nodes known.
     #[cfg(feature = "testing")]
     pub(crate) fn len(&self) -> usize {

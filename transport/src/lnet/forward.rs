@@ -17,6 +17,7 @@ use super::drops::From;
 use super::guest::Lease;
 use super::hop::{Hop, Way};
 use super::remote::Body;
+use super::stuck::PATIENCE;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::budget::NOBODY;
 use crate::lnd::{
@@ -36,8 +37,10 @@ enum Stays {
     NoRoute,
     /// It would go back to where it came from: the network, or the node.
     Loop,
-    /// Its target takes nothing, and one is here for it.
+    /// Its target takes nothing, and one is on its way to it.
     Stuck,
+    /// Its sender has gone, and it had no router buffer in a time-out.
+    LeftBehind,
 }
 
 /// Payload from which a message may leave before it is whole, in bytes: what is shorter comes in one or two parts.
@@ -89,7 +92,10 @@ impl Lnet {
             }
         };
         let Some(lease) = self.lease(cx, lnd, msg, to) else {
-            return lnd.hold(self, cx, msg.key, Hold::Buffer);
+            return match msg.over <= cx.now {
+                true => self.left_behind(cx, lnd, msg),
+                false => lnd.hold(self, cx, msg.key, Hold::Buffer),
+            };
         };
         let len = lease.len;
         let sum = msg.sum.as_ref().filter(|_| len > 0).cloned();
@@ -102,6 +108,16 @@ impl Lnet {
         lnd.recv(self, cx, msg.key, &mut { placement }, Delivery::Forward(lease), len);
     }
 
+    /// Drops a message that waits for a router buffer: what its sender left is over.
+    #[cold]
+    pub(super) fn left_behind<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        if let Some(ticket) = lnd.ticket(msg.key) {
+            self.leave_line(msg.peer, &ticket);
+        }
+        self.stays(cx, (lnd.ni(), Some(msg.peer)), Stays::LeftBehind, &msg.hdr);
+        lnd.skip(self, cx, msg.key);
+    }
+
     /// Whether a message that came by `from`, and from `sender`, is passed on, as far as its header tells, and to which of our
     /// networks.
     fn may_pass(&self, cx: &Cx, (from, sender): (NiId, Nid), hdr: &LnetHdr) -> Result<Nid, Stays> {
@@ -110,9 +126,6 @@ impl Lnet {
         }
         if self.is_own(hdr.src_nid) {
             return Err(Stays::Loop);
-        }
-        if self.stuck.has(hdr.dest_nid, cx.now) && self.buffers.has_for(hdr.dest_nid) {
-            return Err(Stays::Stuck);
         }
         let goes = |to: Nid| goes_on(self.nid_of(from), to, hdr.src_nid);
         let by =
@@ -135,6 +148,7 @@ impl Lnet {
             Stays::NoRoute => cx.counters.drop_no_route += 1,
             Stays::Loop => cx.counters.drop_route_loop += 1,
             Stays::Stuck => cx.counters.drop_stuck += 1,
+            Stays::LeftBehind => cx.counters.drop_left_behind += 1,
         }
         self.drop_counted(from, hdr);
     }
@@ -157,6 +171,7 @@ impl Lnet {
     /// The next hop did not take the message.
     pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
         cx.counters.drop_next_hop += 1;
+        self.stuck.ended(lease.to.nid);
         self.homeward.push_back(lease);
     }
 
@@ -294,8 +309,19 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
+        if let TxDone::Forward(lease) = msg.done
+            && let Some(hdr) = &msg.hdr
+            && !self.stuck.is_empty()
+            && !self.stuck.admits(hdr.dest_nid, cx.now)
+        {
+            self.stays(cx, (lease.ni, None), Stays::Stuck, hdr);
+            return self.homeward.push_back(lease);
+        }
         // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
         msg.deadline = cx.now + cx.cfg.timeout();
+        if let TxDone::Forward(lease) = &msg.done {
+            msg.deadline = msg.deadline.min(lease.over.max(cx.now + PATIENCE));
+        }
         let found = known.or_else(|| lnd.find(via));
         if known.is_none()
             && let TxDone::Forward(lease) = &msg.done
@@ -320,9 +346,18 @@ impl Lnet {
     }
 
     /// The next hop has the message, or will not.
-    pub(super) fn forward_done(&mut self, cx: &mut Cx, lease: Lease, status: Result<(), LnetError>) {
+    pub(super) fn forward_done(
+        &mut self,
+        cx: &mut Cx,
+        hop: Key,
+        lease: Lease,
+        status: Result<(), LnetError>,
+    ) {
         match status {
-            Ok(()) => self.homeward.push_back(Lease { left: true, ..lease }),
+            Ok(()) => {
+                self.hop_took(cx, hop, &lease);
+                self.homeward.push_back(lease);
+            }
             Err(_) => self.not_taken(cx, lease),
         }
     }

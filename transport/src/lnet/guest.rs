@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 
-use super::class::{BufferClass, CLASSES};
+use super::class::{BufferClass, CLASSES, GROUPS};
 use super::lines::{Lines, Place};
 use crate::lnd::budget::{Room, Uses};
 use crate::lnd::{NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
-use crate::wire::{Nid, ProcessId};
+use crate::wire::ProcessId;
 
 /// A router buffer that a message holds.
 #[derive(Clone, Copy, Debug)]
@@ -19,11 +19,11 @@ pub(crate) struct Lease {
     pub(super) class: BufferClass,
     /// The network that it goes to, by the place of its first NI.
     pub(super) out: u8,
-    /// The NID that it is for.
-    pub(super) to: Nid,
+    /// The one that it is for.
+    pub(super) to: ProcessId,
     pub(super) len: u32,
-    /// The next hop has the message.
-    pub(super) left: bool,
+    /// Time at which what its sender left is over, in ns, if that has gone.
+    pub(super) over: u64,
     /// The connection's, whose home has the buffer.
     pub(super) bucket: Bucket,
     /// The peer that sent it, and its entry there, if it has not moved.
@@ -47,23 +47,29 @@ pub(super) struct Guest {
     /// Buffers that they hold, by class and network that they go to, and bytes.
     pub(super) held: [[u32; NIS_MAX]; CLASSES],
     pub(super) bytes: u64,
-    /// The same by the NID that they are for: no more entries than buffers.
-    pub(super) to: Vec<(Nid, BufferClass, Room)>,
+    /// Buffers by group.
+    of_group: [u32; GROUPS],
+    /// Buffers and bytes by whom they are for: no more entries than buffers.
+    pub(super) to: Vec<(ProcessId, BufferClass, Room)>,
     /// Messages that wait for one, by class.
     pub(super) waiting: [VecDeque<Waiting>; CLASSES],
     /// Its places in the lines, by class.
     pub(super) places: [Place; CLASSES],
-    /// Since when it has no buffer left and more to send, and none has come home, in ns; 0 where that is not so.
-    pub(super) full_since: u64,
+    /// Since when it has no buffer of a group left and more to send, and none has come home, in ns; 0 where that is not so.
+    pub(super) full_since: [u64; GROUPS],
+    /// It has gone, and what it left is over by then, in ns; 0 where that is not so.
+    pub(super) over: u64,
+    /// Time at which it was looked at last whether it is to be relieved, in ns.
+    pub(super) looked: u64,
 }
 
 /// A message that waits for a buffer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiting {
     pub(super) ticket: Ticket,
-    /// Its network and its NID, and its length in bytes.
+    /// Its network, whom it is for, and its length in bytes.
     pub(super) out: u8,
-    pub(super) to: Nid,
+    pub(super) to: ProcessId,
     pub(super) len: u32,
 }
 
@@ -71,6 +77,9 @@ impl Guest {
     pub(super) fn take(&mut self, lease: &Lease) {
         let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
         if let Some(held) = held {
+            *held += 1;
+        }
+        if let Some(held) = self.of_group.get_mut(lease.class.group()) {
             *held += 1;
         }
         self.bytes += u64::from(lease.len);
@@ -86,6 +95,9 @@ impl Guest {
         let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
         let Some(held) = held.filter(|n| **n > 0) else { return false };
         *held -= 1;
+        if let Some(held) = self.of_group.get_mut(lease.class.group()) {
+            *held = held.saturating_sub(1);
+        }
         self.bytes = self.bytes.saturating_sub(lease.len.into());
         if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
             && let Some((.., room)) = self.to.get_mut(at)
@@ -97,6 +109,17 @@ impl Guest {
             }
         }
         true
+    }
+
+    /// Whether it holds as many buffers of the class's group as it may, which is `most`.
+    pub(super) fn is_full(&self, class: BufferClass, most: u32) -> bool {
+        self.of_group.get(class.group()).is_some_and(|held| *held >= most)
+    }
+
+    /// Whether messages of a group wait, and it holds as many buffers of that as it may.
+    pub(super) fn is_held_up(&self, group: usize, most: u32) -> bool {
+        let mut of_group = BufferClass::ALL.iter().zip(&self.waiting).filter(|(c, _)| c.group() == group);
+        of_group.any(|(class, waiting)| !waiting.is_empty() && self.is_full(*class, most))
     }
 
     /// Whether it has no buffer of the class: it may have one, whoever that is for, unless they are scarce. It may be that the senders

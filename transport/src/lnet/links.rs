@@ -109,7 +109,9 @@ impl Lnet {
         lnd.give_back(self, cx, entry, why);
         let Some(p) = self.peers.get_mut(peer) else { return };
         let mut left = p.waiting.leave_answers();
-        left.extend(p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default());
+        let held = p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default();
+        self.discovery.held = self.discovery.held.saturating_sub(held.len());
+        left.extend(held);
         for tx in left {
             self.not_sent(cx, peer, tx, why, None);
         }

@@ -33,6 +33,7 @@ mod health;
 mod held;
 mod hop;
 mod index;
+mod kept;
 mod lines;
 mod links;
 mod migration;
@@ -84,6 +85,7 @@ use self::gateways::Gateways;
 use self::guest::Lease;
 use self::health::Health;
 use self::held::WaitOn;
+use self::kept::Kept;
 pub(crate) use self::migration::Migrating;
 use self::migration::{Arrival, Renamed};
 use self::ni::Ni;
@@ -275,6 +277,8 @@ pub(crate) struct Lnet {
     routes: Routes,
     gateways: Gateways,
     pub(crate) fars: Fars,
+    /// Figures of NIDs without an entry.
+    pub(crate) kept: Kept,
     /// Only while there are fault rules.
     faults: Option<Box<Faults>>,
     routing: Routing,
@@ -337,6 +341,7 @@ impl Lnet {
             routes: Lnet::first_routes(cfg),
             gateways: Gateways::new(cfg),
             fars: Fars::new(),
+            kept: Kept::new(),
             faults: None,
             routing,
             buffers: Buffers::default(),
@@ -389,9 +394,10 @@ impl Lnet {
                 && let Some(lnd) = self.lnd_of(lnds, peer)
             {
                 self.end_overdue(cx, lnd, peer);
-                self.relieve(cx, lnds, peer);
+                self.relieve(cx, peer);
             }
         }
+        self.ask_for_stuck(cx, lnds);
         self.ops.timers.due(cx.now, &mut due);
         cx.counters.timers_fired += due.len() as u64;
         for i in due.drain(..) {

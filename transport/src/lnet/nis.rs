@@ -49,6 +49,7 @@ impl Lnet {
             Some(all) => *all = Default::default(),
             None => self.ops.latencies.push(Default::default()),
         }
+        self.kept.forget(|ni, _| ni == at);
         self.begins_to_hear(cx, at);
         true
     }

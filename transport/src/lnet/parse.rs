@@ -130,6 +130,9 @@ impl Lnet {
             let (mut placement, mlength) = self.push_place(hdr, msg.sum.clone());
             return lnd.recv(self, cx, msg.key, &mut placement, Delivery::Push(mlength), mlength);
         }
+        if hdr.src_nid != msg.sender && !self.aliases.is_empty() {
+            self.came_by(cx, lnd, msg);
+        }
         let portal = match hdr.body {
             LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. } => portal,
             _ => lnet::PORTALS,
@@ -168,7 +171,7 @@ impl Lnet {
                     self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
                 }
                 match on {
-                    WaitOn::Entry(_) => lnd.hold(self, cx, msg.key, Hold::Match),
+                    WaitOn::Entry(_) => self.waits_for_sink(cx, lnd, msg),
                     WaitOn::Portal(_) => self.waits_lazily(cx, lnd, msg),
                 }
             }
@@ -185,8 +188,9 @@ impl Lnet {
             Verdict::Wait(on) => {
                 let Asker { ticket, req } = asker;
                 self.portals.wait(on, Waiter { who: Who::Conn(ticket), req });
-                if matches!(on, WaitOn::Portal(_)) {
-                    self.held_there(cx, lnd, ticket, cx.cfg.shards.me);
+                let lazily = matches!(on, WaitOn::Portal(_));
+                if lazily || req.hdr.src_nid != req.sender {
+                    self.held_there(cx, lnd, (ticket, lazily), cx.cfg.shards.me);
                 }
             }
             verdict => self.match_reply(cx, lnd, asker, verdict),
@@ -375,21 +379,24 @@ impl Lnet {
         }
     }
 
-    /// A message of a connection at home here waits on a lazy portal of another shard's.
+    /// A message of a connection at home here waits on a lazy portal of another shard's, or for a sink there.
     pub(super) fn held_there<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
-        ticket: Ticket,
+        (ticket, lazily): (Ticket, bool),
         owner: ShardId,
     ) {
         let home = cx.homes.at(ticket.bucket);
         if home != cx.cfg.shards.me {
-            return self.post(home, Body::Held(ticket, owner));
+            return self.post(home, Body::Held(ticket, lazily, owner));
         }
         match lnd.held(&ticket) {
             Some(msg) => {
-                self.waits_lazily(cx, lnd, &msg);
+                match lazily {
+                    true => self.waits_lazily(cx, lnd, &msg),
+                    false => self.waits_for_sink(cx, lnd, &msg),
+                }
                 lnd.read(self, cx, msg.key);
             }
             // It ended elsewhere, and that may have been heard before it waited.
@@ -405,6 +412,19 @@ impl Lnet {
         }
     }
 
+    /// A message waits for a sink that another one has, maybe of a slow sender. Of one by a gateway it has the message's own deadline: its
+    /// connection is that of all who are behind that.
+    fn waits_for_sink<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        let hold = if msg.hdr.src_nid == msg.sender { Hold::Match } else { Hold::Sink };
+        lnd.hold(self, cx, msg.key, hold);
+    }
+
+    /// A message by a gateway has waited for its sink as long as it may.
+    pub(super) fn sink_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        cx.counters.sink_overdue += 1;
+        self.is_overdue(cx, lnd, msg);
+    }
+
     /// A PUT waits on a lazy portal, at its connection's home. One of another node's has a short time, and none for a while after
     /// one that found no entry in its time: its connection is that of all who are behind the same gateway ([`LAZY_ROUTED`]).
     fn waits_lazily<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
@@ -414,6 +434,7 @@ impl Lnet {
         if self.peers.get(msg.peer).is_none_or(|p| cx.now >= p.figures.may_wait) {
             return lnd.hold(self, cx, msg.key, Hold::LazyFor(LAZY_ROUTED));
         }
+        cx.counters.lazy_overdue += 1;
         self.is_overdue(cx, lnd, msg);
     }
 
@@ -422,6 +443,7 @@ impl Lnet {
         if let Some(p) = self.peers.get_mut(msg.peer) {
             p.figures.may_wait = cx.now + LAZY_REST;
         }
+        cx.counters.lazy_overdue += 1;
         self.is_overdue(cx, lnd, msg);
     }
 
@@ -429,7 +451,6 @@ impl Lnet {
         if let Some(ticket) = lnd.ticket(msg.key) {
             self.unheld(cx, msg.peer, ticket, &msg.hdr);
         }
-        cx.counters.lazy_overdue += 1;
         self.dropped(cx, (lnd.ni(), Some(msg.peer)), DropWhy::NoMatch, &msg.hdr);
         drop_it(self, cx, lnd, msg);
     }

@@ -1,14 +1,15 @@
 //! A peer of this node's, as LNet knows it: credits, and what waits for them.
 
+use super::aliases::OF_ONE;
 use super::discovery;
 use super::drops::Dropped;
-use super::figures::Spans;
+use super::figures::{PeerFigures, Spans};
 use super::guest::Guest;
 use super::queues::{Line, Queues, Total};
-use crate::lnd::NiId;
 use crate::lnd::budget::Uses;
+use crate::lnd::{Moved, NiId};
 use crate::stream::slab::Key;
-use crate::wire::ProcessId;
+use crate::wire::{Nid, ProcessId};
 
 /// A peer.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Peer {
 /// Figures of a peer, for those who look in, and what is as seldom needed.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
+    /// Messages of entries that it had before.
+    pub(super) moved: Moved,
     /// Messages received from it that were dropped.
     pub(super) dropped: Dropped,
     pub(super) spans: Spans,
@@ -46,10 +49,40 @@ pub(super) struct Figures {
     pub(super) most_buffers: u32,
     /// Time from which PUTs that it brings from others may wait on lazy portals, in ns.
     pub(super) may_wait: u64,
+    /// Time since which messages of other nodes wait for it, or are on their way to it, and none that had to be taken has been, in ns.
+    pub(super) passes_since: u64,
+}
+
+impl Figures {
+    /// As they are shown of a peer with these NIDs, with what there is without an entry.
+    pub(super) fn of(&self, id: ProcessId, nids: &[Nid]) -> PeerFigures {
+        PeerFigures {
+            id,
+            nids: nids.iter().copied().take(OF_ONE).collect(),
+            routed: false,
+            features: 0,
+            told: false,
+            moved: self.moved,
+            dropped: self.dropped,
+            spans: self.spans,
+            credits_used: 0,
+            waiting: 0,
+            waiting_bytes: 0,
+            most: self.most,
+            buffers: 0,
+            buffers_most: self.most_buffers,
+        }
+    }
 }
 
 impl Peer {
-    pub(super) fn new(ni: NiId, id: ProcessId, entry: Key, host: Key, waiting: &Total) -> Peer {
+    pub(super) fn new(
+        ni: NiId,
+        id: ProcessId,
+        (entry, host): (Key, Key),
+        figures: Box<Figures>,
+        waiting: &Total,
+    ) -> Peer {
         Peer {
             id,
             ni,
@@ -61,7 +94,7 @@ impl Peer {
             listed_for_host: false,
             discovery: discovery::Peer::NEW,
             guest: None,
-            figures: Box::default(),
+            figures,
         }
     }
 
@@ -70,6 +103,19 @@ impl Peer {
     #[inline]
     pub(super) fn has_credit(&self, most: u32, line: Line) -> bool {
         self.uses.credits < most || line == Line::Own && self.uses.credits == self.uses.passed
+    }
+
+    /// Whether messages of other nodes wait for it, or are on their way to it.
+    pub(super) fn is_passed_to(&self) -> bool {
+        self.uses.passed > 0 || self.waiting.front(Line::PassedOn).is_some()
+    }
+
+    /// One more message of another node is for it.
+    #[inline]
+    pub(super) fn begins_to_pass(&mut self, now: u64) {
+        if !self.is_passed_to() {
+            self.figures.passes_since = now;
+        }
     }
 
     /// Messages from it for other nodes that hold a router buffer, or wait for one.

@@ -140,10 +140,10 @@ impl Queues {
         self.pop(Line::Own).or_else(|| self.pop(Line::PassedOn))
     }
 
-    /// Takes messages of other nodes for this NID.
-    pub(super) fn take_for(&mut self, nid: Nid) -> VecDeque<Msg> {
+    /// Takes messages of other nodes for these NIDs.
+    pub(super) fn take_for(&mut self, nids: impl Fn(Nid) -> bool) -> VecDeque<Msg> {
         let Some(p) = &mut self.passed_on else { return VecDeque::new() };
-        let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
+        let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| nids(h.dest_nid));
         let (taken, left): (VecDeque<Msg>, VecDeque<Msg>) =
             std::mem::take(&mut p.line).into_iter().partition(is_for);
         p.line = left;
@@ -225,7 +225,7 @@ mod tests {
         }
         assert_eq!(here.get(), 60);
         assert!(all[0].pop(Line::Own).is_some() && all[1].pop_any().is_some());
-        assert_eq!(all[0].take_for(Nid::LO).len(), 10);
+        assert_eq!(all[0].take_for(|nid| nid == Nid::LO).len(), 10);
         assert!(!all[1].leave_answers().is_empty());
         assert_eq!(here.get(), sum(&all));
         let mut moved = all.remove(2);

@@ -26,8 +26,8 @@ pub(crate) enum Body {
     Match(Asker),
     /// Owner to home.
     Matched(Asker, Verdict),
-    /// Owner to home: the message waits on a lazy portal of the owner's.
-    Held(Ticket, ShardId),
+    /// Owner to home: the message waits on a lazy portal of the owner's, or else for a sink there.
+    Held(Ticket, bool, ShardId),
     /// Home to owner: the message's connection has ended.
     Forget(Ticket),
     /// Home to owner: the PUT is stored, or will not be.
@@ -64,8 +64,8 @@ pub(crate) enum Body {
     Recover(Nid),
     /// To all: an own NI's port has a link, or has none.
     Link(NiId, bool),
-    /// A NID takes nothing, and others wait: messages for it are dropped.
-    Stuck(Nid),
+    /// To all: a source has no router buffer left, since messages for these have them. Those that take nothing are to be found.
+    Stuck(Box<[ProcessId]>),
     /// To the home of a peer's NID: our info is to be pushed there, since the NID that it was pushed to is out of reach; with the
     /// peer's features.
     Tell(Hop, u32),

@@ -15,8 +15,6 @@ use crate::wire::Nid;
 struct Share {
     held: [u32; CLASSES],
     bytes: u64,
-    /// Time since which none of them has left, in ns.
-    since: u64,
 }
 
 /// Shares of all NIDs that messages are on their way to.
@@ -33,29 +31,12 @@ impl Shares {
     }
 
     /// Messages for `to` have buffers.
-    pub(super) fn take(&mut self, to: Nid, class: BufferClass, n: Room, now: u64) {
-        let s = self.0.entry(to).or_insert_with(|| Share { since: now, ..Share::default() });
+    pub(super) fn take(&mut self, to: Nid, class: BufferClass, n: Room) {
+        let s = self.0.entry(to).or_default();
         if let Some(held) = s.held.get_mut(class as usize) {
             *held += n.buffers;
         }
         s.bytes += n.bytes;
-    }
-
-    /// A message for `to` has left.
-    pub(super) fn left(&mut self, to: Nid, now: u64) {
-        if let Some(s) = self.0.get_mut(&to) {
-            s.since = now;
-        }
-    }
-
-    /// Whether messages for `to` are here.
-    pub(super) fn has(&self, to: Nid) -> bool {
-        self.0.contains_key(&to)
-    }
-
-    /// Whether none of them has left since `then`, in ns.
-    pub(super) fn rests_since(&self, to: Nid, then: u64) -> bool {
-        self.0.get(&to).is_some_and(|s| s.since <= then)
     }
 
     /// Messages for `to` have given theirs back.

@@ -4,7 +4,7 @@ use super::causes::Cause;
 use super::peer::Peer;
 use super::{Delivery, Lnet, Msg, TxDone};
 use crate::lnd::budget::Uses;
-use crate::lnd::{Arrived, Cx, Lnd, LnetError, NiId, Nobody, Pieces, Stored, Ticket, Upper};
+use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, Moved, NiId, Nobody, Pieces, Stored, Ticket, Upper};
 use crate::lnet::ops::OpRec;
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -56,12 +56,21 @@ impl Upper for Lnet {
         Lnet::unheld(self, cx, peer, ticket, hdr);
     }
 
-    fn overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
-        self.waited_enough(cx, lnd, msg);
+    fn overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, held: Hold) {
+        match held {
+            Hold::Buffer => self.left_behind(cx, lnd, msg),
+            Hold::Sink => self.sink_overdue(cx, lnd, msg),
+            _ => self.waited_enough(cx, lnd, msg),
+        }
+    }
+
+    fn sender_went(&mut self, cx: &mut Cx, peer: Key, over: u64) {
+        self.source_went(cx, peer, over);
     }
 
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
-        self.peers.insert(Peer::new(ni, id, entry, host, &self.waiting))
+        let figures = self.kept.take(ni, id);
+        self.peers.insert(Peer::new(ni, id, (entry, host), figures, &self.waiting))
     }
 
     fn peers(&self) -> usize {
@@ -69,6 +78,7 @@ impl Upper for Lnet {
     }
 
     fn peer_connected(&mut self, cx: &mut Cx, peer: Key) {
+        self.source_is_back(peer);
         self.came(cx, peer);
     }
 
@@ -76,10 +86,11 @@ impl Upper for Lnet {
         self.lost_sight(cx, peer);
     }
 
-    fn peer_gone(&mut self, peer: Key) {
+    fn peer_gone(&mut self, peer: Key, moved: &Moved) {
         self.undiscover(peer);
         if let Some(mut p) = self.peers.remove(peer) {
             self.guest_leaves(p.host, p.guest.as_deref_mut());
+            self.keep_figures(p.ni, p.id, p.figures, moved);
         }
         self.timers.cancel(peer);
     }

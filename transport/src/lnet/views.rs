@@ -1,10 +1,9 @@
 //! NIDs of peers for those who look in: whose they are, and how well they are (`lnetctl peer show`).
 
-use super::aliases::OF_ONE;
 use super::causes::{BEST, Causes};
 use super::discovery::Standing;
-use super::drops::Dropped;
-use super::figures::{PeerFigures, Spans};
+use super::figures::PeerFigures;
+use super::peer::Figures;
 use super::{Lnet, Peer};
 use crate::lnd::{Cx, Lnd, Moved};
 use crate::stream::slab::Key;
@@ -40,22 +39,16 @@ impl Lnet {
     pub(crate) fn peer_figures(&self, id: ProcessId, moved: Moved, peer: Key) -> Option<PeerFigures> {
         let p = self.peers.get(peer)?;
         let nids = self.aliases.nids(id.nid).unwrap_or_default();
-        let waiting_bytes = p.waiting.iter().map(|tx| tx.payload.len()).sum();
+        let mut shown = p.figures.of(id, nids);
+        shown.moved += moved;
         Some(PeerFigures {
-            id,
-            nids: nids.iter().copied().take(OF_ONE).collect(),
-            routed: false,
             features: p.discovery.told().map_or(0, |t| t.0),
             told: p.discovery.stands() == Standing::Known,
-            moved,
-            dropped: p.figures.dropped,
-            spans: p.figures.spans,
             credits_used: p.uses.credits,
             waiting: p.waits() as u32,
-            waiting_bytes,
-            most: p.figures.most,
+            waiting_bytes: p.waiting.iter().map(|tx| tx.payload.len()).sum(),
             buffers: p.buffers(),
-            buffers_most: p.figures.most_buffers,
+            ..shown
         })
     }
 
@@ -64,20 +57,10 @@ impl Lnet {
         let (id, known) = self.fars.known_at(at)?;
         let nids = self.aliases.nids(id.nid).unwrap_or_default();
         Some(PeerFigures {
-            id,
-            nids: nids.iter().copied().take(OF_ONE).collect(),
             routed: true,
             features: known.told().map_or(0, |t| t.0),
             told: known.stands() == Standing::Known,
-            moved: Moved::default(),
-            dropped: Dropped::default(),
-            spans: Spans::default(),
-            credits_used: 0,
-            waiting: 0,
-            waiting_bytes: 0,
-            most: 0,
-            buffers: 0,
-            buffers_most: 0,
+            ..Figures::default().of(id, nids)
         })
     }
 

@@ -415,7 +415,11 @@ impl Protocol for Sock {
                 Some(key) => (key, Happened::Closed(c, why)),
                 None => return,
             },
-            Happened::Progress(c, _) | Happened::Bytes(c, _) | Happened::PeerFin(c) | Happened::Ended(c) => {
+            Happened::Progress(c, _)
+            | Happened::Bytes(c, _)
+            | Happened::LastBytes(c)
+            | Happened::PeerFin(c)
+            | Happened::Ended(c) => {
                 let Some(key) = self.conns.get(&c).copied() else { return };
                 (key, happened)
             }

@@ -357,6 +357,8 @@ impl Protocol for Tm {
                     self.bytes(c, rx);
                 }
             }
+            // Its own time-outs end what waits.
+            Happened::LastBytes(_) => {}
             Happened::PeerFin(c) => {
                 if let Some(c) = of(self, c) {
                     self.peer_fin(c);

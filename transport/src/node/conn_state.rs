@@ -3,12 +3,13 @@
 //!
 //! ```text
 //!              Opened         Fin
-//!    DIALLING ───────> OPEN ───────> FIN_TOLD      Fin: the peer sends no more, and all that it sent was taken
-//!                       │ │             │ ^        End: the peer is gone, and not all was taken
-//!                       │ │ End     Fin │ │        Close: by the machine, which is told the end alone from then on
-//!                       │ '──> END_TOLD─┼─'
-//!                       │         │     │
-//!                 Close '─────────┼─────┴───> CLOSING
+//!    DIALLING ───────> OPEN ────────> FIN_TOLD     Fin: the peer sends no more, and all that it sent was taken
+//!                       │ │ Last         ^ ^       Last: it sends no more, and not all was taken
+//!                       │ '──> LAST_TOLD─┘ │       End: the peer is gone, and not all was taken
+//!                       │ End   │ End      │ Fin   Close: by the machine, which is told the end alone from then on
+//!                       '───────┴──> END_TOLD
+//!
+//!    OPEN, LAST_TOLD, FIN_TOLD, END_TOLD: Close / CLOSING
 //! ```
 
 fsm::fsm! {
@@ -19,7 +20,9 @@ fsm::fsm! {
         Dialling,
         /// It is open.
         Open,
-        /// The machine knows that the peer sends no more.
+        /// The machine knows that the peer sends no more than what is here.
+        LastTold,
+        /// The machine knows that the peer sends no more, and has it all.
         FinTold,
         /// The machine knows that the peer is gone, and may still take bytes.
         EndTold,
@@ -32,6 +35,8 @@ fsm::fsm! {
     pub(super) enum ConnEvent {
         /// TCP is connected.
         Opened,
+        /// The peer sends no more, and not all that it sent was taken.
+        Last,
         /// The peer sends no more, and all that it sent was taken.
         Fin,
         /// The peer is gone, and not all that it sent was taken.
@@ -44,9 +49,10 @@ fsm::fsm! {
         start Dialling;
         else "nothing is told";
         Dialling + Opened => Open;
-        Open | EndTold + Fin => FinTold;
-        Open + End => EndTold;
-        Open | FinTold | EndTold + Close => Closing;
+        Open + Last => LastTold;
+        Open | LastTold | EndTold + Fin => FinTold;
+        Open | LastTold + End => EndTold;
+        Open | LastTold | FinTold | EndTold + Close => Closing;
     }
 }
 
@@ -58,9 +64,13 @@ mod tests {
     fn transitions() {
         insta::assert_snapshot!(fsm::listing::<ConnState>(), @r"
         Dialling + Opened -> Open
+        Open + Last -> LastTold
         Open + Fin -> FinTold
         Open + End -> EndTold
         Open + Close -> Closing
+        LastTold + Fin -> FinTold
+        LastTold + End -> EndTold
+        LastTold + Close -> Closing
         FinTold + Close -> Closing
         EndTold + Fin -> FinTold
         EndTold + Close -> Closing

@@ -233,7 +233,7 @@ pub struct Inspection {
     clock: Clock,
 }
 
-/// Time limit for an answer. An lcore on kernel sockets may sleep for 100 ms, and a busy machine may not run it for
+/// Time limit for an answer. An lcore on kernel sockets may sleep for 10 ms, and a busy machine may not run it for
 /// a second.
 const PATIENCE: Duration = Duration::from_millis(3000);
 

@@ -396,6 +396,9 @@ impl<P: Port> LcoreStreams<P> {
                 c.state.apply(ConnEvent::Fin);
                 n += 1;
                 sink(Happened::PeerFin(id));
+            } else if c.state.apply(ConnEvent::Last).is_some() {
+                n += 1;
+                sink(Happened::LastBytes(id));
             }
         }
         if let Some(why) = c.gone.filter(|_| c.rest.is_none()) {

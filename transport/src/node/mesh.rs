@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   owner                                                                home
-//!   Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released  ──>  sink
+//!   Opened, DialFailed, Progress, Bytes, LastBytes, PeerFin, Ended, Closed, Released  ──>  sink
 //!   streams                                     <──  Dial, Send, Unhold, Close, Took, Listen, Unlisten
 //!
 //!   owner                                                                another owner

@@ -189,6 +189,7 @@ impl<S: Streams> Streams for Ports<S> {
                     Happened::Opened(c, info) => Happened::Opened(own(c), info),
                     Happened::Progress(c, p) => Happened::Progress(own(c), p),
                     Happened::Bytes(c, rx) => Happened::Bytes(own(c), rx),
+                    Happened::LastBytes(c) => Happened::LastBytes(own(c)),
                     Happened::PeerFin(c) => Happened::PeerFin(own(c)),
                     Happened::Ended(c) => Happened::Ended(own(c)),
                     Happened::Closed(c, why) => Happened::Closed(own(c), why),

@@ -122,6 +122,8 @@ const READ_A_TURN: usize = 1 << 20;
 const FIRST_READ: usize = 16 << 10;
 /// Interval after which receive buffers that nobody needed are let go, in ns.
 const TRIM_EVERY: u64 = 1_000_000_000;
+/// Longest sleep: other threads' wishes (a ring, a signal, a look) wake nobody who waits for sockets.
+const LONGEST_SLEEP: Duration = Duration::from_millis(10);
 /// Time limit for a closing connection to send the bytes that were pushed, in ns.
 const CLOSING: u64 = 10_000_000_000;
 /// Reads below this size are copied out of the big buffer, which is used again at once.
@@ -305,6 +307,7 @@ impl SockStreams {
                 c.readable |= e.is_readable() || e.is_read_closed() || e.is_error();
                 c.writable |= e.is_writable() || e.is_write_closed() || e.is_error();
                 c.ended |= e.is_error();
+                c.fin |= e.is_read_closed();
             }
         }
     }
@@ -416,6 +419,11 @@ impl SockStreams {
             if c.eof && c.rx.is_empty() && c.state.apply(ConnEvent::Fin).is_some() {
                 n += 1;
                 sink(Happened::PeerFin(c.id));
+            }
+            // A machine that waits reads no further, and would not hear of the FIN.
+            if c.fin && !c.rx.is_empty() && c.dead.is_none() && c.state.apply(ConnEvent::Last).is_some() {
+                n += 1;
+                sink(Happened::LastBytes(c.id));
             }
             // The kernel tells of a RST when it is read up to that, which a machine that waits for the peer never does.
             if c.ended && !c.rx.is_empty() && c.dead.is_none() && c.state.apply(ConnEvent::End).is_some() {
@@ -656,9 +664,7 @@ impl Streams for SockStreams {
             (IdleMode::Block, None) => None,
             (IdleMode::Block, Some(t)) => Some(Duration::from_nanos(t.saturating_sub(self.now()))),
         };
-        // At most 100 ms, so that other threads' wishes (a ring, a signal) are seen.
-        let timeout = timeout.map_or(Duration::from_millis(100), |t| t.min(Duration::from_millis(100)));
-        self.poll_kernel(Some(timeout));
+        self.poll_kernel(Some(timeout.map_or(LONGEST_SLEEP, |t| t.min(LONGEST_SLEEP))));
         self.polled = true;
     }
 

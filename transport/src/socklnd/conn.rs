@@ -55,12 +55,16 @@ pub(crate) struct Conn<U: Upper> {
     pub(super) ended: bool,
     /// A FIN came behind the message that waits.
     pub(super) fin: bool,
+    /// The peer has gone, and by then all that it left unread is over, in ns.
+    pub(super) over: u64,
     /// Messages that are in copy jobs, and those behind them.
     pub(super) copy_queue: Option<Box<CopyQueue<U::Delivery>>>,
     pub(super) txq: TxQueue<U::Token>,
     /// Stream position behind everything pushed.
     pub(super) pushed: u64,
     pub(super) acked: u64,
+    /// Time at which the peer last took some of it, in ns.
+    pub(super) took_at: u64,
     pub(super) sent: u64,
     /// Bytes pushed and not acknowledged beyond which messages wait: none while one leaves in parts.
     pub(super) window: u64,
@@ -99,10 +103,12 @@ impl<U: Upper> Conn<U> {
             rx: Rx::new(),
             ended: false,
             fin: false,
+            over: u64::MAX,
             copy_queue: None,
             txq: TxQueue::new(Version::V3, ConnType::None),
             pushed: 0,
             acked: 0,
+            took_at: 0,
             sent: 0,
             window: 0,
             begun: Key::NOWHERE,

@@ -1,6 +1,6 @@
 //! The LND contract as socklnd keeps it: LNet's requests.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 
 use super::Socklnd;
@@ -10,6 +10,7 @@ use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, Nid, ProcessId, Version};
 
 use super::begun::DRAINED;
+use super::conn::Conn;
 use super::parts::Parts;
 use super::rx::{RxState, WaitFor};
 
@@ -83,19 +84,22 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
             Hold::Lazy => {
                 cx.counters.lazy_stalls += 1;
                 let most = cx.cfg.timeout();
-                self.stall_for(up, cx, conn, most);
+                self.stall_for(up, cx, conn, WaitFor::Match, most);
             }
             Hold::LazyFor(most) => {
                 cx.counters.lazy_stalls += 1;
-                self.stall_for(up, cx, conn, most);
-                if let Some(c) = self.conns.get_mut(conn) {
-                    c.rx.gives_way = true;
-                }
+                self.stall_alone(up, cx, conn, hold, most);
+            }
+            Hold::Sink => {
+                let came = self.conns.get(conn).map_or(0, |c| c.rx.came);
+                let most = (came + cx.cfg.timeout()).saturating_sub(cx.now);
+                self.stall_alone(up, cx, conn, hold, most);
             }
             Hold::Buffer => {
                 cx.counters.forward_waits += 1;
                 let most = cx.cfg.timeout();
-                self.stall_for(up, cx, conn, most);
+                self.stall_for(up, cx, conn, WaitFor::Buffer, most);
+                self.waits_once(up, cx, conn);
             }
             Hold::Unread => self.wait_for_reader(up, cx, conn),
         }
@@ -111,10 +115,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
 
     fn again(&mut self, up: &mut U, cx: &mut Cx, ticket: &Ticket) {
         if let Some(key) = self.by_id.get(&ticket.conn).copied()
-            && self
-                .conns
-                .get(key)
-                .is_some_and(|c| c.rx.ticket == ticket.serial && c.rx.wait == WaitFor::Match)
+            && self.conns.get(key).is_some_and(|c| c.rx.ticket == ticket.serial && c.rx.wait.is_for_lnet())
         {
             self.resume(up, cx, key);
         }
@@ -133,7 +134,7 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     fn held(&self, ticket: &Ticket) -> Option<Arrived> {
         let key = *self.by_id.get(&ticket.conn)?;
         let c = self.conns.get(key).filter(|c| c.up() && c.rx.ticket == ticket.serial)?;
-        let waits = c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match;
+        let waits = c.rx.state == RxState::ParseWait && c.rx.wait.is_for_lnet();
         waits.then(|| self.arrived(key)).flatten()
     }
 
@@ -207,8 +208,19 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         }
     }
 
-    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nid: Nid, streams: bool) {
-        let is_for = |tx: &Tx<U::Token>| tx.forwarded && tx.hdr.as_ref().is_some_and(|h| h.dest_nid == nid);
+    fn took(&self, peer: Key) -> u64 {
+        let Some(p) = self.peers.get(peer) else { return 0 };
+        let passes = |c: &&Conn<U>| {
+            let lent = |l: &Key| self.lends.get(*l).is_some_and(|l| l.until != u64::MAX);
+            c.txq.passes() || c.lends.iter().any(lent)
+        };
+        let conns = p.conns.iter().filter_map(|c| self.conns.get(*c));
+        conns.filter(passes).map(|c| c.took_at).max().unwrap_or(0)
+    }
+
+    fn end_passed_on(&mut self, up: &mut U, cx: &mut Cx, peer: Key, nids: &HashSet<Nid>, streams: bool) {
+        let is_for =
+            |tx: &Tx<U::Token>| tx.forwarded && tx.hdr.as_ref().is_some_and(|h| nids.contains(&h.dest_nid));
         let Some(p) = self.peers.get_mut(peer) else { return };
         let conns = p.conns.clone();
         let (over, left): (VecDeque<_>, VecDeque<_>) =

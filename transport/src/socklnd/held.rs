@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use super::Socklnd;
 use super::conn::Conn;
 use super::peer::Peer;
-use super::rx::WaitFor;
+use super::rx::{RxState, WaitFor};
 use crate::lnd::budget::{ANSWER, CONN, Cause, NOBODY, PEER, QUEUE, trim_map};
-use crate::lnd::{Cx, Upper};
+use crate::lnd::{Cx, Hold, Upper};
 use crate::stream::ConnId;
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
@@ -149,12 +149,41 @@ impl<U: Upper> Socklnd<U> {
         self.end_unread(up, cx, conn);
     }
 
+    /// The peer of a connection sends no more, and bytes from it are unread.
+    pub(super) fn last_bytes(&mut self, up: &mut U, cx: &mut Cx, id: ConnId) {
+        if let Some(key) = self.by_id.get(&id).copied() {
+            self.sender_went(up, cx, key);
+        }
+    }
+
+    /// The peer of a connection has gone: what it left for other nodes waits for router buffers for one time-out in all, and not for
+    /// one a message.
+    pub(super) fn sender_went(&mut self, up: &mut U, cx: &mut Cx, conn: Key) {
+        let Some(c) = self.conns.get_mut(conn).filter(|c| c.over == u64::MAX) else { return };
+        c.over = cx.now + cx.cfg.timeout();
+        if c.up() && c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Buffer {
+            self.waits_once(up, cx, conn);
+        }
+    }
+
+    /// A message of a peer that has gone waits for a router buffer.
+    pub(super) fn waits_once(&mut self, up: &mut U, cx: &mut Cx, conn: Key) {
+        let Some(c) = self.conns.get_mut(conn).filter(|c| c.over != u64::MAX) else { return };
+        let over = c.over;
+        (c.rx.deadline, c.rx.gives_way) = (Some(over), Some(Hold::Buffer));
+        self.conn_by(cx, conn, over);
+        if let Some(p) = self.conns.get(conn).and_then(|c| self.peers.get(c.peer?)) {
+            up.sender_went(cx, p.up, over);
+        }
+    }
+
     /// The peer of a connection is gone, and bytes from it are unread.
     pub(super) fn peer_gone(&mut self, up: &mut U, cx: &mut Cx, id: ConnId) {
         let Some(key) = self.by_id.get(&id).copied() else { return };
         if let Some(c) = self.conns.get_mut(key) {
             c.ended = true;
         }
+        self.sender_went(up, cx, key);
         self.end_unread(up, cx, key);
     }
 

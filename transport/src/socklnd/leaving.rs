@@ -134,8 +134,8 @@ impl<U: Upper> Socklnd<U> {
     /// Forgets the peers of an NI that was deleted, of which nothing is left: they have no connection, and nothing is on its way to them.
     pub(crate) fn forget_all(&mut self, up: &mut U, cx: &mut Cx) {
         for peer in self.peers.keys().collect::<Vec<_>>() {
-            if let Some(above) = self.peers.get(peer).map(|p| p.up) {
-                up.peer_gone(above);
+            if let Some(p) = self.peers.get(peer) {
+                up.peer_gone(p.up, &p.moved);
             }
             self.uncharge_peer(cx, peer);
             self.peers.remove(peer);

@@ -167,6 +167,7 @@ impl<U: Upper> Socklnd<U> {
                     self.bytes(up, cx, key, rx);
                 }
             }
+            Happened::LastBytes(id) => self.last_bytes(up, cx, id),
             Happened::PeerFin(id) => self.peer_fin(up, cx, id),
             Happened::Ended(id) => self.peer_gone(up, cx, id),
             Happened::Closed(id, why) => self.closed(up, cx, id, why),
@@ -256,7 +257,7 @@ impl<U: Upper> Socklnd<U> {
             return;
         }
         let out = conn.pushed - conn.acked;
-        conn.acked = acked;
+        (conn.acked, conn.took_at) = (acked, now);
         conn.tx_deadline = now + cx.cfg.timeout();
         if conn.owed > 0 {
             let read = conn.answers_read(out);
@@ -291,7 +292,7 @@ impl<U: Upper> Socklnd<U> {
         // A message that has come whole, and waits, is answered first.
         conn.fin = conn.up() && conn.rx.waits_whole() && !conn.ended;
         if conn.fin {
-            return;
+            return self.sender_went(up, cx, key);
         }
         if conn.up() {
             let (peer, clean) = (conn.peer, conn.rx.at_boundary());

@@ -9,7 +9,9 @@ use super::rx::{Rx, RxEvent, RxState, WaitFor};
 use super::standing::{StandEvent, Standing};
 use super::version::SumOver;
 use super::zc;
-use crate::lnd::{Arrived, Counters, Cx, Data, Dest, LnetError, Moved, Placement, Stored, Ticket, Upper};
+use crate::lnd::{
+    Arrived, Counters, Cx, Data, Dest, Hold, LnetError, Moved, Placement, Stored, Ticket, Upper,
+};
 use crate::stream::slab::Key;
 use crate::stream::{Action, StreamRx};
 use crate::wire::ksock::{self, Checksum, KsockHdr, KsockType};
@@ -80,12 +82,12 @@ fn sum_of(ksock: &[u8]) -> Checksum {
 fn arrival<T>(
     (key, entry): (Key, Key),
     (hdr, ksock): (&LnetHdr, &KsockHdr),
-    sum: &Option<Checksum>,
+    (sum, over): (&Option<Checksum>, u64),
     peer: &Peer<T>,
 ) -> Arrived {
     // Where the checksum covers the headers, too, the placement continues their sum.
     let sum = if ksock.csum != 0 { Some(sum.clone().unwrap_or_default()) } else { None };
-    Arrived { key, peer: peer.up, entry, sender: peer.id.nid, hdr: *hdr, sum }
+    Arrived { key, peer: peer.up, entry, sender: peer.id.nid, hdr: *hdr, sum, over }
 }
 
 /// Counts a message that has come whole, at its NI and its peer.
@@ -448,7 +450,7 @@ impl<U: Upper> Socklnd<U> {
             return self.stall(up, cx, key, WaitFor::CopyJobs);
         }
         let Some(peer) = self.peers.get(entry) else { return };
-        let msg = arrival((key, entry), (hdr, ksock), &c.rx.sum, peer);
+        let msg = arrival((key, entry), (hdr, ksock), (&c.rx.sum, c.over), peer);
         up.parse(cx, self, &msg);
     }
 
@@ -457,7 +459,7 @@ impl<U: Upper> Socklnd<U> {
         let c = self.conns.get(key)?;
         let (Some(hdr), Some(ksock), Some(entry)) = (&c.rx.hdr, &c.rx.ksock, c.peer) else { return None };
         let peer = self.peers.get(entry)?;
-        Some(arrival((key, entry), (hdr, ksock), &c.rx.sum, peer))
+        Some(arrival((key, entry), (hdr, ksock), (&c.rx.sum, c.over), peer))
     }
 
     /// Stops reading a connection until its peer has read some of our answers.
@@ -476,15 +478,15 @@ impl<U: Upper> Socklnd<U> {
         if let Some(c) = self.conns.get_mut(key) {
             c.rx.wait = wait;
             c.rx.deadline = None;
-            c.rx.gives_way = false;
+            c.rx.gives_way = None;
         }
         self.rx_event(up, cx, key, RxEvent::Wait);
     }
 
-    /// Stops reading a connection whose message waits on a lazy portal or for a router buffer, until it has what it waits for
-    /// or so many ns have passed.
-    pub(super) fn stall_for(&mut self, up: &mut U, cx: &mut Cx, key: Key, most: u64) {
-        self.stall(up, cx, key, WaitFor::Match);
+    /// Stops reading a connection whose message waits for its sink, on a lazy portal, or for a router buffer, until it has what it waits
+    /// for or so many ns have passed.
+    pub(super) fn stall_for(&mut self, up: &mut U, cx: &mut Cx, key: Key, wait: WaitFor, most: u64) {
+        self.stall(up, cx, key, wait);
         let deadline = cx.now + most;
         if let Some(c) = self.conns.get_mut(key) {
             c.rx.deadline = Some(deadline);
@@ -492,13 +494,21 @@ impl<U: Upper> Socklnd<U> {
         self.conn_by(cx, key, deadline);
     }
 
-    /// A message has waited for long enough, and its connection goes on without it.
-    pub(super) fn give_way(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
+    /// The same; the message alone is given up then.
+    pub(super) fn stall_alone(&mut self, up: &mut U, cx: &mut Cx, key: Key, hold: Hold, most: u64) {
+        self.stall_for(up, cx, key, WaitFor::Match, most);
         if let Some(c) = self.conns.get_mut(key) {
-            (c.rx.deadline, c.rx.gives_way) = (None, false);
+            c.rx.gives_way = Some(hold);
+        }
+    }
+
+    /// A message has waited for long enough, and its connection goes on without it.
+    pub(super) fn give_way(&mut self, up: &mut U, cx: &mut Cx, key: Key, held: Hold) {
+        if let Some(c) = self.conns.get_mut(key) {
+            (c.rx.deadline, c.rx.gives_way) = (None, None);
         }
         if let Some(msg) = self.arrived(key) {
-            up.overdue(cx, self, &msg);
+            up.overdue(cx, self, &msg, held);
             self.read_behind(up, cx, key);
         }
     }
@@ -509,7 +519,7 @@ impl<U: Upper> Socklnd<U> {
         let Some(c) = self.conns.get_mut(key) else { return };
         let delivery = std::mem::take(&mut c.rx.delivery);
         let (Some(hdr), Some(peer)) = (c.rx.hdr, c.peer) else { return };
-        if c.rx.state == RxState::ParseWait && c.rx.wait == WaitFor::Match {
+        if c.rx.state == RxState::ParseWait && c.rx.wait.is_for_lnet() {
             let ticket = Ticket { ni: self.ni, conn: c.id, bucket: c.bucket, serial: c.rx.ticket };
             if let Some(above) = self.peers.get(peer).map(|p| p.up) {
                 up.unheld(cx, above, ticket, &hdr);

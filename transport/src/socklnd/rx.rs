@@ -22,7 +22,7 @@ use arrayvec::ArrayVec;
 use fsm::Fsm;
 
 use super::parts::Parts;
-use crate::lnd::Placement;
+use crate::lnd::{Hold, Placement};
 use crate::wire::ksock::Checksum;
 use crate::wire::{KsockHdr, LnetHdr, Version, lnet};
 
@@ -87,10 +87,19 @@ pub(super) enum WaitFor {
     Nothing,
     /// For a buffer: another message has the MD's run, or another shard has been asked for the match.
     Match,
+    /// For a router buffer.
+    Buffer,
     /// For the peer to read: too many answers wait for it.
     Answers,
     /// Messages before it are in copy jobs.
     CopyJobs,
+}
+
+impl WaitFor {
+    /// Whether LNet says when the wait is over.
+    pub(super) fn is_for_lnet(self) -> bool {
+        matches!(self, WaitFor::Match | WaitFor::Buffer)
+    }
 }
 
 /// The receiving side of a connection.
@@ -113,8 +122,8 @@ pub(super) struct Rx<D> {
     pub(super) wait: WaitFor,
     /// When the message is given up; `None` at a boundary, and while we are what it waits for.
     pub(super) deadline: Option<u64>,
-    /// In PARSE_WAIT the message alone is given up then, and not its set.
-    pub(super) gives_way: bool,
+    /// In PARSE_WAIT the message alone is given up then, which waits for this, and not its set.
+    pub(super) gives_way: Option<Hold>,
     /// Ticket of the match request to another shard, so that a late reply finds its message or none.
     pub(super) ticket: u64,
     /// The parts of a message that goes on before it is whole.
@@ -136,7 +145,7 @@ impl<D: Default> Rx<D> {
             slop: 0,
             wait: WaitFor::Nothing,
             deadline: None,
-            gives_way: false,
+            gives_way: None,
             ticket: 0,
             parts: Parts::default(),
         }
@@ -155,7 +164,8 @@ impl<D: Default> Rx<D> {
     /// Whether a message that has come whole, since it has no payload, waits for answers to be read or for its buffer.
     /// Behind copy jobs it does not: a FIN ends the connection without regard to those.
     pub(super) fn waits_whole(&self) -> bool {
-        matches!(self.wait, WaitFor::Answers | WaitFor::Match) && self.hdr.is_some_and(|h| h.payload_len == 0)
+        (self.wait == WaitFor::Answers || self.wait.is_for_lnet())
+            && self.hdr.is_some_and(|h| h.payload_len == 0)
     }
 
     /// The HELLO is through: messages of `version` follow.

@@ -407,8 +407,8 @@ impl<U: Upper> Socklnd<U> {
             p.dial_event(DialEvent::Due);
         }
         if p.idle() && up.idle(p.up) {
-            let (id, above) = (p.id, p.up);
-            up.peer_gone(above);
+            let id = p.id;
+            up.peer_gone(p.up, &p.moved);
             self.uncharge_peer(cx, key);
             self.peers.remove(key);
             self.peer_timers.cancel(key);

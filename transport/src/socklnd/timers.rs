@@ -64,8 +64,10 @@ impl<U: Upper> Socklnd<U> {
             if let Some(d) = c.rx.deadline {
                 if d > now {
                     self.conn_by(cx, key, d);
-                } else if c.rx.gives_way && c.rx.state == RxState::ParseWait {
-                    self.give_way(up, cx, key);
+                } else if let Some(held) = c.rx.gives_way
+                    && c.rx.state == RxState::ParseWait
+                {
+                    self.give_way(up, cx, key, held);
                 } else {
                     cx.counters.err_rx_timeout += 1;
                     return self.close_set(up, cx, peer, LnetError::TimedOut, false);

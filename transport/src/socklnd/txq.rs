@@ -109,6 +109,11 @@ impl<T: Default> TxQueue<T> {
         self.q.len()
     }
 
+    /// Whether messages of other nodes are queued.
+    pub(super) fn passes(&self) -> bool {
+        self.q.iter().any(|tx| tx.forwarded)
+    }
+
     /// Bytes queued, headers included.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes

@@ -5,7 +5,7 @@
 //! here knows a NID, a version or a match entry: a protocol that is not LNet's stands here as socklnd does.
 //!
 //! ```text
-//!            Opened, DialFailed, Progress, Bytes, PeerFin, Ended, Closed, Released, Listening
+//!        Opened, DialFailed, Progress, Bytes, LastBytes, PeerFin, Ended, Closed, Released, Listening
 //!  runtime ---------------------------------------------------------------------------------> protocol
 //!          <---------------------------------------------------------------------------------
 //!            Dial, Send, Unhold, Read, Close, Listen, Unlisten     (Action)
@@ -303,6 +303,9 @@ pub enum Happened<'a> {
     Progress(ConnId, Progress),
     /// The stream has bytes. Given when there are new ones, and after [`Action::Read`].
     Bytes(ConnId, &'a mut dyn StreamRx),
+    /// The peer sends no more, and not all that it sent was taken: [`Happened::PeerFin`] follows behind that. May be told more than
+    /// once.
+    LastBytes(ConnId),
     /// The peer sends no more, and all it sent has been taken.
     PeerFin(ConnId),
     /// The peer is gone (a RST, or TCP gave up), and not all that came from it was taken. That may still be taken;

@@ -144,7 +144,8 @@ impl Protocol for Echo {
                 self.seen.lock().unwrap().closed += usize::from(self.dialled == Some(c));
             }
             Happened::DialFailed(d, why) => panic!("{d:?}: {why}"),
-            Happened::Ended(_)
+            Happened::LastBytes(_)
+            | Happened::Ended(_)
             | Happened::Listening(..)
             | Happened::Datagram(..)
             | Happened::Undelivered(..) => {}

@@ -29,6 +29,7 @@ mod routed;
 mod sim_beside;
 mod sim_cuts;
 #[cfg(feature = "node")]
+mod sim_departed;
 mod sim_ends;
 mod sim_fabric;
 #[cfg(feature = "node")]

@@ -81,6 +81,7 @@ enum Told {
     Opened(ConnId, Option<DialId>),
     DialFailed(DialId),
     Bytes(ConnId, Vec<u8>),
+    Last(ConnId),
     Fin(ConnId),
     Ended(ConnId),
     Closed(ConnId, CloseWhy),
@@ -136,6 +137,7 @@ impl World {
                 Happened::Opened(c, info) => Told::Opened(c, info.dial),
                 Happened::DialFailed(d, _) => Told::DialFailed(d),
                 Happened::Bytes(c, rx) => Told::Bytes(c, read(rx, reads)),
+                Happened::LastBytes(c) => Told::Last(c),
                 Happened::PeerFin(c) => Told::Fin(c),
                 Happened::Ended(c) => Told::Ended(c),
                 Happened::Closed(c, why) => Told::Closed(c, why),
@@ -331,7 +333,7 @@ fn one_end(why: Why, reads: Reads, gap: bool, sizes: &[usize]) {
             let mut rest = all - read;
             if rest > 0 {
                 // That nothing more comes is told once, and the end not before what came before it.
-                let want = if why == Why::PeerFin { vec![] } else { vec![Told::Ended(id)] };
+                let want = vec![if why == Why::PeerFin { Told::Last(id) } else { Told::Ended(id) }];
                 assert_eq!(told, want);
                 assert_eq!((w.left().2, gap && w.left().0 == 0), (1, false));
                 // The machine takes a part, then all.

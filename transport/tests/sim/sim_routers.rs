@@ -373,7 +373,7 @@ impl World {
             };
             let (came, left) = (all(&|c| c.forward_rx_msgs), all(&|c| c.forwarded_msgs));
             assert!(
-                left <= came && came <= left + all(&|c| c.drop_next_hop + c.drop_no_route),
+                left <= came && came <= left + all(&|c| c.drop_next_hop + c.drop_no_route + c.drop_stuck),
                 "{came} {left}"
             );
         }

@@ -33,13 +33,13 @@ pub(super) const FLOOD: usize = 1500;
 
 /// Ways of a peer to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goes {
+pub(super) enum Goes {
     Reset,
     InOrder,
 }
 
 /// A node and peers of one host, all of whose bytes are the test's.
-trait World {
+pub(super) trait World {
     /// Connects as a process of its own, and has its HELLO answered.
     fn join(&mut self, pid: u32) -> usize;
     fn send(&mut self, conn: usize, bytes: &[u8]);
@@ -95,14 +95,16 @@ struct Flow {
     got: usize,
 }
 
-struct OnPort {
+pub(super) struct OnPort {
     /// The first one polls the queue.
     shards: Vec<Shard<LcoreStreams<MemPort>, NoApp>>,
     /// The peer's home among them.
     home: usize,
     wire: Wire,
-    now: Now,
+    pub(super) now: Now,
     flows: Vec<Flow>,
+    /// Nobody answers dials; else they are refused.
+    pub(super) mute: bool,
     /// Port, number and length of what came, a FIN in it, and the bytes of it.
     heard: Vec<(u16, Seq, usize, usize)>,
 }
@@ -110,30 +112,52 @@ struct OnPort {
 impl OnPort {
     /// A node of one lcore.
     fn new() -> Self {
+        OnPort::of(poor)
+    }
+
+    /// The same with this configuration.
+    pub(super) fn of(cfg: fn(&mut Config)) -> Self {
         let now = beginning();
         let (a, b) = pair(&MemConfig::default());
-        let node = builder(US, 5, &now).config(poor).over(stack(US, a, 3, 4096), NoApp).unwrap();
-        OnPort { shards: vec![serving(node)], home: 0, wire: Wire(b), now, flows: vec![], heard: vec![] }
+        let node = builder(US, 5, &now).config(cfg).over(stack(US, a, 3, 4096), NoApp).unwrap();
+        OnPort {
+            shards: vec![serving(node)],
+            home: 0,
+            wire: Wire(b),
+            now,
+            flows: vec![],
+            mute: false,
+            heard: vec![],
+        }
     }
 
     /// A node of several lcores, one of which polls the queue and so owns every stream; the peer's home is another.
     fn across() -> Self {
+        OnPort::across_of(poor)
+    }
+
+    /// The same with this configuration.
+    pub(super) fn across_of(cfg: fn(&mut Config)) -> Self {
         let (now, mem) = (beginning(), MemConfig::default());
         let (a, b) = pair(&mem);
         let home_of = |count| usize::from(Shards::new(0, count).unwrap().home_of(IpAddr::V4(PEER)).0);
         let count = (2..=8).find(|count| home_of(*count) != 0).unwrap();
-        let plan = builder(US, 5, &now).config(poor).lcores(lcores(count, 1, &mem)).plan().unwrap();
+        let plan = builder(US, 5, &now).config(cfg).lcores(lcores(count, 1, &mem)).plan().unwrap();
         let mut own = Some(plan.lcore(ShardId(0), stack(US, a, 3, 4096)).unwrap());
         let mut shards: Vec<_> =
             (0..count).map(|i| plan.meshed(ShardId(i), own.take(), NoApp).unwrap()).collect();
         let home = home_of(count);
         let at_home = serving(shards.remove(home));
         shards.insert(home, at_home);
-        OnPort { shards, home, wire: Wire(b), now, flows: vec![], heard: vec![] }
+        OnPort { shards, home, wire: Wire(b), now, flows: vec![], mute: false, heard: vec![] }
     }
 }
 
 impl OnPort {
+    pub(super) fn machines(&self) -> impl Iterator<Item = &Machine> {
+        self.shards.iter().map(|s| &s.machine)
+    }
+
     fn put(&mut self, conn: usize, flags: u8, data: &[u8]) {
         let f = &mut self.flows[conn];
         self.wire.send(&f.key, flags, f.seq, f.next, data);
@@ -192,6 +216,9 @@ impl World for OnPort {
                 s.turn();
             }
             for (s, data) in self.wire.heard() {
+                if s.flags == SYN && self.mute {
+                    continue;
+                }
                 if s.flags == SYN {
                     // It dials back for what waits: nobody listens.
                     let key = Key::new(PEER.into(), 988, US.into(), s.key.lport().max(s.key.rport()));
@@ -218,8 +245,9 @@ impl World for OnPort {
     }
 }
 
-struct OnSockets {
-    node: Shard<SockStreams, NoApp>,
+pub(super) struct OnSockets {
+    pub(super) node: Shard<SockStreams, NoApp>,
+    us: Nid,
     at: SocketAddr,
     socks: Vec<Option<TcpStream>>,
     got: Vec<usize>,
@@ -230,10 +258,15 @@ impl OnSockets {
         let ip: IpAddr = [127, 44, 1, last].into();
         // Bytes that the kernel takes count for acknowledged.
         let tcp = Tcp { tx_buffer: 8192, ..Tcp::default() };
-        let node = NodeBuilder::of(Config { tcp, ..Config::new(crate::raw::nid(1), 5) }).config(poor);
+        let us = crate::raw::nid(1);
+        OnSockets::of(ip, us, NodeBuilder::of(Config { tcp, ..Config::new(us, 5) }).config(poor))
+    }
+
+    /// The same of any node.
+    pub(super) fn of(ip: IpAddr, us: Nid, node: NodeBuilder) -> OnSockets {
         let mut node = serving(node.listen_at([SocketAddr::new(ip, 0)]).sockets(NoApp).unwrap());
         let at = node.streams().unwrap().local_addrs()[0];
-        OnSockets { node, at, socks: vec![], got: vec![] }
+        OnSockets { node, us, at, socks: vec![], got: vec![] }
     }
 }
 
@@ -286,11 +319,11 @@ impl World for OnSockets {
     }
 
     fn nids(&self) -> (Nid, Nid) {
-        (crate::raw::nid(1), crate::raw::nid(66))
+        (self.us, crate::raw::nid(66))
     }
 }
 
-fn until<W: World>(w: &mut W, what: &str, mut is: impl FnMut(&mut W) -> bool) {
+pub(super) fn until<W: World>(w: &mut W, what: &str, mut is: impl FnMut(&mut W) -> bool) {
     for _ in 0..20_000 {
         if is(w) {
             return;

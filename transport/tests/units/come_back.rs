@@ -285,6 +285,43 @@ fn a_peer_that_has_lost_a_rail_is_told_by_another() {
     }
 }
 
+/// What was counted of a NID stays when its connections die, and goes on with each recovery ping: the NIDs' sum is that of our NIs.
+#[test]
+fn counts_of_a_rail_that_was_lost_stay() {
+    for shards in [1u16, 3] {
+        for lost in B {
+            let mut two = Two::new(shards, |_| {});
+            let counts = |two: &Two| {
+                let (mut by_nid, mut all) = ([0; 2], 0);
+                for n in two.ours() {
+                    let m = &two.net.nodes[n].machine;
+                    m.peer_figures(0, usize::MAX / 2, &mut |f| {
+                        let at = B.iter().position(|b| nid(b) == f.id.nid).unwrap();
+                        by_nid[at] += f.moved.sent.all();
+                    });
+                    m.nis(&mut |f| all += if f.nid == Nid::LO { 0 } else { f.moved.sent.all() });
+                }
+                (by_nid, all)
+            };
+            two.both_are_used();
+            let (before, all) = counts(&two);
+            assert_eq!(before.iter().sum::<u64>(), all);
+            let host = nid(lost).ip().unwrap();
+            two.net.unplug(host, Cut::Reset);
+            two.net.run(SEC);
+            two.until_all_arrive(B[0]);
+            // Its entry has gone, and is there again for each recovery ping.
+            for _ in 0..20 {
+                two.net.run(SEC);
+                let (now, all) = counts(&two);
+                assert_eq!(now.iter().sum::<u64>(), all, "{shards} {lost}");
+                assert!(now.iter().zip(before).all(|(n, b)| *n >= b), "{shards} {lost} {before:?} {now:?}");
+            }
+            two.until_all_arrive(B[0]);
+        }
+    }
+}
+
 /// A node behind a router that has not taken our push is asked again, by whichever shard, and told.
 #[test]
 fn a_node_behind_a_router_is_asked_again_and_told_again() {

@@ -4,11 +4,11 @@
 use transport::lnd::{Config, Shards, Sink};
 use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::stream::{Bucket, ShardId};
-use transport::testing::data::Spot;
+use transport::testing::data::{Spot, run};
 use transport::testing::members::LstNode;
 use transport::testing::net::{Net, SEC};
 use transport::testing::pair::config;
-use transport::wire::{ConnType, LnetBody, LnetHdr, Nid, Version, WireHandle};
+use transport::wire::{ConnType, Hello, LnetBody, LnetHdr, Nid, Version, WireHandle};
 
 use crate::raw;
 
@@ -274,5 +274,49 @@ fn its_time_runs_on_over_moves_of_its_home() {
         w.say(&put(far(9), portal, 8, 100));
         assert!(w.goes_on());
         assert_eq!((w.held(), w.count("lazy_overdue")), (0, 2));
+    }
+}
+
+/// A message of somebody else has the sink of an entry, and does not come to its end: one by a gateway waits for that sink as long as a
+/// message may, and what its gateway brings behind it is served then. One of a peer's own waits on.
+#[test]
+fn a_sink_that_is_held_keeps_a_gateways_connection_for_one_time_out() {
+    for (shards, version, routed) in
+        [1, 4].into_iter().flat_map(|s| VERSIONS.into_iter().flat_map(move |v| [(s, v, true), (s, v, false)]))
+    {
+        let mut w = World::new(shards, version);
+        let source = if routed { far(7) } else { raw::nid(raw::PEER) };
+        let sink = |tag, portal, n| {
+            let md = MdSpec { threshold: None, ..MdSpec::new(MdMem::Sink(Sink::Copy(run(n)))) };
+            Spot(portal, 5).attach(tag, md)
+        };
+        w.net.op(0, sink(1, 8, 4096));
+        w.net.op(0, sink(2, 9, 4096));
+        w.net.run(SEC / 10);
+        // Another peer begins a message, and goes on with a byte a second.
+        let ip = [10, 0, 0, 77].into();
+        let home = w.net.home(0, ip);
+        let slow = w.net.raw_connect((ip, 700).into(), home);
+        let from = Nid::tcp(ip, 0);
+        w.net.raw_send(slow, &raw::start(&Hello { src_nid: from, ..raw::hello(version, ConnType::Control) }));
+        w.net.run(SEC / 10);
+        let whole = raw::message(version, &put(from, 8, 5, 4000), 0);
+        w.net.raw_send(slow, &whole[..whole.len() - 1000]);
+        w.net.run(SEC / 10);
+        w.say(&put(source, 8, 5, 100));
+        w.say(&put(source, 9, 5, 100));
+        let came = |w: &mut World, shards: u16| {
+            let all = (0..usize::from(shards)).flat_map(|n| w.net.take_events(n)).collect::<Vec<_>>();
+            all.iter().filter(|e| matches!(e, Event::Put(p) if p.tag == 2)).count()
+        };
+        for n in 0..70 {
+            w.net.raw_send(slow, &[9]);
+            w.net.run(SEC);
+            let served = routed && n >= 50;
+            assert!(served || came(&mut w, shards) == 0, "{shards} {version:?} {routed}: {n}");
+        }
+        assert_eq!(came(&mut w, shards), usize::from(routed), "{shards} {version:?} {routed}");
+        let overdue: u64 = (0..shards.into()).map(|n| w.net.nodes[n].machine.counters().sink_overdue).sum();
+        assert_eq!(overdue, u64::from(routed));
     }
 }

@@ -486,3 +486,64 @@ fn an_entry_for_lo_outlives_the_primary_ni() {
     }
     assert!(arrives(&mut net, 0, 31, "0@lo"));
 }
+
+/// Our last NI goes and comes back while PUTs are under way: both know the other as before, also where a node's NIDs share an address.
+#[test]
+fn a_peer_is_asked_and_told_again_when_our_last_ni_has_come_back() {
+    let (first, apart) = ("10.0.0.1@tcp1", "10.2.0.1@tcp2");
+    for b in [["10.0.0.2@tcp1", "10.0.0.2@tcp2"], ["10.0.0.2@tcp1", "10.2.0.2@tcp2"]] {
+        for second in ["10.0.0.1@tcp2", apart] {
+            for (shards, pause) in [(1u16, 0), (1, SEC), (3, 0), (3, SEC)] {
+                let what = format!("{b:?} {second} {shards} {pause}");
+                let n = usize::from(shards);
+                let mut net = nodes(&[first], &b, shards);
+                let mut tag = 100;
+                let mut traffic = |net: &mut Net| {
+                    for node in 0..n {
+                        for to in b {
+                            tag += 1;
+                            net.op(node, put(tag, to, 100_000));
+                        }
+                    }
+                };
+                let known = |net: &Net, nodes: std::ops::Range<usize>, by: &str| {
+                    let of = |x: usize| {
+                        let mut all = net.nodes[x].machine.nids_of(nid(by));
+                        all.sort();
+                        all
+                    };
+                    assert!(nodes.clone().all(|x| of(x) == of(nodes.start)), "{what}");
+                    of(nodes.start)
+                };
+                traffic(&mut net);
+                net.run(2 * SEC);
+                net.add_ni(0..n, nid(second)).unwrap();
+                traffic(&mut net);
+                net.run(SEC);
+                for gone in [first, second] {
+                    traffic(&mut net);
+                    net.del_ni(0..n, nid(gone)).unwrap();
+                    net.run(pause);
+                }
+                net.run(SEC / 2);
+                (0..n).for_each(|x| net.let_nis_go(x));
+                net.add_ni(0..n, nid(first)).unwrap();
+                net.run(2 * SEC);
+                ended(&mut net, 0..n);
+                net.op(0, put(1, b[0], 100));
+                net.run(5 * SEC);
+                assert_eq!(ended(&mut net, 0..n), [(1, Ok(()))], "{what}");
+                let mut features = 0;
+                for x in &net.nodes[..n] {
+                    x.machine.peer_figures(0, usize::MAX / 2, &mut |f| features |= f.features);
+                }
+                assert_ne!(features & transport::wire::ping::FEAT_MULTI_RAIL, 0, "not asked: {what}");
+                assert_eq!(known(&net, 0..n, b[0]), b.map(nid), "{what}");
+                // It has been told of us, too, and hears of what changes.
+                net.add_ni(0..n, nid(second)).unwrap();
+                net.run(2 * SEC);
+                assert_eq!(known(&net, n..2 * n, first), [nid(first), nid(second)], "{what}");
+            }
+        }
+    }
+}

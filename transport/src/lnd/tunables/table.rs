@@ -116,7 +116,7 @@ pub static ALL: &[Tunable] = &[
     sock(
         "peer_buffer_credits",
         "messages",
-        "router buffers that a peer may hold; 0: as many as peer_credits",
+        "router buffers of a peer for messages up to 4 KiB, and for longer ones; 0: as many as peer_credits",
         Number(0..=65_535, |c| c.routing.peer_credits.into(), |c, v| c.routing.peer_credits = v as u32),
     )
     .least(0),

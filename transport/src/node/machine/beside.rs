@@ -97,6 +97,7 @@ impl Beside {
             Happened::Listening(at, _) => self.0.iter().position(|p| p.asked.contains(at)),
             Happened::Progress(c, _)
             | Happened::Bytes(c, _)
+            | Happened::LastBytes(c)
             | Happened::PeerFin(c)
             | Happened::Ended(c)
             | Happened::Closed(c, _) => of_conn(c),

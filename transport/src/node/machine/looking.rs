@@ -78,8 +78,13 @@ impl Machine {
                 self.lnet.peer_figures(id, moved, above).into_iter().for_each(&mut *each);
             })
         });
-        self.fars_from(from, most, near).filter_map(|at| self.lnet.far_figures(at)).for_each(each);
-        near + self.lnet.fars.places()
+        let fars = self.lnet.fars.places();
+        self.fars_from(from, most, near).filter_map(|at| self.lnet.far_figures(at)).for_each(&mut *each);
+        let end = near + fars;
+        let (skip, done) = (from.saturating_sub(end), end.saturating_sub(from));
+        let kept = (skip..self.lnet.kept.places()).take(most.saturating_sub(done));
+        kept.filter_map(|at| self.lnet.kept_figures(at)).for_each(each);
+        end + self.lnet.kept.places()
     }
 
     /// Looks at `most` places from `from` of the tables of all LNDs, one behind the other; gives the number of all places.

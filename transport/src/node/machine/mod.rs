@@ -207,6 +207,7 @@ fn whose<'a>(lnds: &'a mut [Socklnd<Lnet>], happened: &Happened<'_>) -> Option<&
         Happened::Listening(..) => return None,
         Happened::Progress(c, _)
         | Happened::Bytes(c, _)
+        | Happened::LastBytes(c)
         | Happened::PeerFin(c)
         | Happened::Ended(c)
         | Happened::Closed(c, _) => lnds.iter().position(|l| l.has(*c))?,

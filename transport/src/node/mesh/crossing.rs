@@ -206,6 +206,10 @@ impl Mesh {
                     }
                     None => Happened::Bytes(c, stream),
                 },
+                Happened::LastBytes(c) => match exported.get(&c) {
+                    Some(e) => return to(e.home, StreamEvent::LastBytes(c)),
+                    None => happened,
+                },
                 Happened::PeerFin(c) => match exported.get(&c) {
                     Some(e) => return to(e.home, StreamEvent::PeerFin(c)),
                     None => happened,
@@ -259,6 +263,7 @@ impl Mesh {
                 });
             }
             // The machine may wait for the peer, whatever lies here.
+            StreamEvent::LastBytes(c) => Happened::LastBytes(c),
             StreamEvent::Ended(c) => Happened::Ended(c),
             // One that just left the ring has nothing waiting here.
             StreamEvent::PeerFin(c) if !self.imported.contains_key(&c) => Happened::PeerFin(c),
@@ -301,6 +306,8 @@ impl Mesh {
             if i.fin && i.rx.is_empty() {
                 i.fin = false;
                 sink(Input::Stream(Happened::PeerFin(c)));
+            } else if i.fin {
+                sink(Input::Stream(Happened::LastBytes(c)));
             }
             // Bytes from before the end are taken first, unless the machine has closed.
             if let Some(why) = i.closed.filter(|_| i.rx.is_empty()) {

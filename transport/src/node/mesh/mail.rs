@@ -61,6 +61,7 @@ pub(super) enum StreamEvent {
     JobDone(CopyJob),
     Progress(ConnId, Progress),
     Bytes(ConnId, RxLent),
+    LastBytes(ConnId),
     PeerFin(ConnId),
     Ended(ConnId),
     Closed(ConnId, CloseWhy),

@@ -59,6 +59,8 @@ pub(super) struct Conn {
     /// The machine asked for what was read: tell it.
     pub(super) wanted: bool,
     pub(super) eof: bool,
+    /// The kernel has the peer's FIN, whatever is unread.
+    pub(super) fin: bool,
     /// The kernel says that the connection is over, whatever is unread.
     pub(super) ended: bool,
     pub(super) close: Option<Close>,
@@ -104,6 +106,7 @@ impl Conn {
             rx: VecDeque::new(),
             wanted: false,
             eof: false,
+            fin: false,
             ended: false,
             close: None,
             closing_since: None,

@@ -73,6 +73,8 @@ pub(super) struct End {
     pub(super) leaves: u64,
     /// The peer's FIN has come.
     pub(super) fin: bool,
+    /// Its RST has come, behind bytes that the machine may still read.
+    pub(super) reset: bool,
     /// Closed in order: a FIN follows the backlog.
     pub(super) ends: bool,
     /// Of an end that is the test's own: its process has closed it.
@@ -97,6 +99,7 @@ impl End {
             backlog: VecDeque::new(),
             leaves: 0,
             fin: false,
+            reset: false,
             ends: false,
             shut: false,
             state: OPEN,
@@ -296,8 +299,17 @@ impl Net {
             }
         }
         let e = &self.links[link][end];
-        if e.fin && e.inbox.frags.is_empty() && !e.closed() {
-            self.input(node, Input::Stream(Happened::PeerFin(id)));
+        if e.fin && !e.closed() {
+            let all = e.inbox.frags.is_empty();
+            let end = if all { Happened::PeerFin(id) } else { Happened::LastBytes(id) };
+            self.input(node, Input::Stream(end));
+        }
+        let e = &self.links[link][end];
+        if e.reset && !e.closed() {
+            match e.inbox.frags.is_empty() {
+                true => self.closed(link, end, CloseWhy::Reset),
+                false => self.input(node, Input::Stream(Happened::Ended(id))),
+            }
         }
     }
 

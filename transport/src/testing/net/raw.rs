@@ -111,6 +111,13 @@ impl Net {
         self.reset(link, end);
     }
 
+    /// The same, where the node's TCP has bytes before it: they are read first, as over our runtimes.
+    pub fn raw_reset_behind(&mut self, link: usize) {
+        let end = self.machine_end(link);
+        self.links[link][end].reset = true;
+        self.offer(link, end);
+    }
+
     /// Bytes that an end has written on a connection, and whether it has closed it.
     pub fn wire(&self, link: usize, end: usize) -> (&[u8], bool) {
         let e = &self.links[link][end];

@@ -1,0 +1,234 @@
+//! Steps that make a node that runs another, each with its way back.
+
+use transport::lnd::tunables::{ALL, Change};
+use transport::lnd::{Config, PeerByHand, Route};
+use transport::lnet::by_hand::PeerAsk;
+use transport::lnet::faults::{FaultAsk, FaultRule};
+use transport::lnet::routes::RouteAsk;
+use transport::node::inspect::Inspection;
+
+use super::merge::Loaded;
+use super::own_nis::{Nis, Renewal};
+use super::reader::CREDITS;
+use super::yaml::Place;
+use crate::args::NodeArgs;
+use crate::fault_rules;
+
+/// An order to a node that runs.
+enum Order {
+    Tune(Change),
+    Route(RouteAsk),
+    Peer(PeerAsk),
+    Fault(FaultAsk),
+}
+
+impl Order {
+    fn give(&self, front: &Inspection) -> Result<(), String> {
+        match self {
+            Order::Tune(change) => front.tune(*change).map_err(|e| e.to_string()),
+            Order::Route(ask) => {
+                let (done, _) = front.routes(Some(*ask)).map_err(|e| e.to_string())?;
+                done.map_err(|e| e.to_string())
+            }
+            Order::Peer(ask) => {
+                let (done, _) = front.by_hand(Some(ask)).map_err(|e| e.to_string())?;
+                done.map_err(|e| e.to_string())
+            }
+            Order::Fault(ask) => {
+                let (done, _) = front.faults(Some(*ask)).map_err(|e| e.to_string())?;
+                done.map(drop).map_err(|e| e.to_string())
+            }
+        }
+    }
+}
+
+/// A change of a node that runs.
+pub(super) struct Step {
+    /// Words for who asked.
+    told: String,
+    /// Name of the thing that it changes.
+    name: &'static str,
+    to: Order,
+    /// Order that takes it back.
+    back: Order,
+}
+
+/// Told where a change was not taken back.
+const LEFT: &str = "; not all of it could be taken back";
+
+/// Makes steps, all or none.
+fn run(front: &Inspection, steps: &[Step]) -> Result<(), String> {
+    for (i, step) in steps.iter().enumerate() {
+        if let Err(e) = step.to.give(front) {
+            // Some lcores may have taken it: that they do not take it back tells nothing.
+            let _ = step.back.give(front);
+            let left = if undo(front, steps.get(..i).unwrap_or_default()) { "" } else { LEFT };
+            return Err(format!("{}: {e}{left}", step.name));
+        }
+    }
+    Ok(())
+}
+
+/// Takes steps back, the last first; gives whether all are.
+fn undo(front: &Inspection, steps: &[Step]) -> bool {
+    steps.iter().rev().filter(|s| s.back.give(front).is_err()).count() == 0
+}
+
+/// Steps that make routes others: those that go, so that one may come again otherwise, and those that come.
+pub(super) fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
+    let del = |r: &Route| Order::Route(RouteAsk::Del { net: r.net, gateway: r.gateway });
+    let add = |r: &Route| Order::Route(RouteAsk::Add(*r));
+    let gone = now.iter().filter(|r| !then.contains(r)).map(|r| Step {
+        told: format!("route: {} {} is gone", r.net, r.gateway),
+        name: "route",
+        to: del(r),
+        back: add(r),
+    });
+    let new = then.iter().filter(|r| !now.contains(r)).map(|r| Step {
+        told: format!("route: {r} is new"),
+        name: "route",
+        to: add(r),
+        back: del(r),
+    });
+    (gone.collect(), new.collect())
+}
+
+/// Steps that make the peers by hand others: those that go, so that one may come again otherwise, and those that come. One that gets NIDs stays.
+pub(super) fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
+    let del = |p: &PeerByHand| Some(Order::Peer(PeerAsk::Del { primary: p.primary()?, nids: Vec::new() }));
+    let add = |p: &PeerByHand| Order::Peer(PeerAsk::Add(p.clone()));
+    // The same with NIDs behind those that it has.
+    let grows = |p: &PeerByHand, q: &PeerByHand| {
+        p.multi_rail == q.multi_rail && q.nids.len() > p.nids.len() && q.nids.starts_with(&p.nids)
+    };
+    let gone = now.iter().filter(|p| !then.iter().any(|q| q == *p || grows(p, q))).filter_map(|p| {
+        Some(Step { told: format!("peer: {p} is gone"), name: "peer", to: del(p)?, back: add(p) })
+    });
+    let new = then.iter().filter(|p| !now.contains(p)).filter_map(|p| {
+        let Some(less) = now.iter().find(|q| grows(q, p)) else {
+            return Some(Step { told: format!("peer: {p} is new"), name: "peer", to: add(p), back: del(p)? });
+        };
+        let (primary, nids) = (p.primary()?, p.nids.get(less.nids.len()..)?.to_vec());
+        let all = nids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let told = format!("peer: {primary} has {all}, too");
+        Some(Step { told, name: "peer", to: add(p), back: Order::Peer(PeerAsk::Del { primary, nids }) })
+    });
+    (gone.collect(), new.collect())
+}
+
+/// Steps that make the fault rules others. Rules are tried in their order, so all behind the first one that is other go, the last first, and
+/// come again.
+pub(super) fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
+    let of = |rules: &[FaultRule]| {
+        let (late, early): (Vec<FaultRule>, Vec<FaultRule>) =
+            rules.iter().copied().partition(fault_rules::delays);
+        [early, late]
+    };
+    let (mut gone, mut new) = (Vec::new(), Vec::new());
+    for (now, then) in of(now).iter().zip(&of(then)) {
+        let same = now.iter().zip(then).take_while(|(a, b)| a == b).count();
+        let step = |told: &str, r: &FaultRule, to: FaultAsk, back: FaultAsk| Step {
+            told: format!("fault: {} is {told}", fault_rules::words(r)),
+            name: "fault",
+            to: Order::Fault(to),
+            back: Order::Fault(back),
+        };
+        let (add, remove) = (|r: &FaultRule| FaultAsk::Add(*r), |r: &FaultRule| FaultAsk::Remove(*r));
+        gone.extend(now.iter().skip(same).rev().map(|r| step("gone", r, remove(r), add(r))));
+        new.extend(then.iter().skip(same).map(|r| step("new", r, add(r), remove(r))));
+    }
+    (gone, new)
+}
+
+/// Words for a value that is another now.
+pub(super) fn was(name: &str, before: &str, after: &str) -> String {
+    let shown = |s: &str| if s.is_empty() { "nothing".to_owned() } else { s.to_owned() };
+    format!("{name}: was {}, is {}", shown(before), shown(after))
+}
+
+/// Words for a value, at its place in the file if that has it, that needs a restart.
+pub(super) fn differs(name: &str, wanted: &str, now: &str, at: Option<Place>, file: &Loaded) -> String {
+    let shown = |s: &str| if s.is_empty() { "nothing".to_owned() } else { s.to_owned() };
+    let place = at.map_or_else(|| "where nothing is said".to_owned(), |at| file.at(at));
+    format!("{name}: {} ({place}), and the node runs with {}", shown(wanted), shown(now))
+}
+
+/// Steps that make the tunables of `before` those of `after`, but for credits, which are looked at NI by NI; and those that need a restart.
+pub(super) fn retunes(before: &Config, after: &Config, file: &Loaded) -> (Vec<Step>, Vec<String>) {
+    let (mut steps, mut restart) = (Vec::new(), Vec::new());
+    for t in ALL.iter().filter(|t| t.name != CREDITS && t.value(before) != t.value(after)) {
+        let (was_so, is) = (t.value(before), t.value(after));
+        match Change::towards(before, after, t).and_then(|c| Ok((c, Change::towards(after, before, t)?))) {
+            Ok((to, back)) => steps.push(Step {
+                told: was(t.name, &was_so, &is),
+                name: t.name,
+                to: Order::Tune(to),
+                back: Order::Tune(back),
+            }),
+            Err(_) => {
+                let said = file.model.tunables().find(|s| s.0 == t.name).map(|s| s.2);
+                let name = said.map_or(t.name, |s| s.key.name);
+                restart.push(differs(name, &is, &was_so, said.map(|s| s.at), file));
+            }
+        }
+    }
+    (steps, restart)
+}
+
+/// What makes a node another: all of it is done, or nothing.
+pub(super) struct Course {
+    /// Done before NIs come.
+    pub(super) first: Vec<Step>,
+    pub(super) renewal: Renewal,
+    /// Done then: routes may lead by NIs that are new, or to networks that become the node's own.
+    pub(super) fresh: Vec<Step>,
+}
+
+impl Course {
+    /// Makes a node of the NIs `nis` what it says, whose arguments are to be `a` then; gives what is other now.
+    ///
+    /// # Errors
+    /// What failed, and whether all before it could be taken back.
+    pub(super) fn make(self, front: &Inspection, nis: &Nis, a: &NodeArgs) -> Result<Vec<String>, String> {
+        let Course { first, renewal, fresh } = self;
+        run(front, &first)?;
+        let back = || if undo(front, &first) { "" } else { LEFT };
+        let came = nis.begin(front, a, &renewal).map_err(|e| format!("{e}{}", back()))?;
+        run(front, &fresh).map_err(|e| {
+            let left = nis.take_back(front, a, &renewal, renewal.new_ones());
+            format!("{e}{left}{}", back())
+        })?;
+        let all = first.into_iter().map(|s| s.told).chain(came);
+        let mut told: Vec<String> = all.chain(fresh.into_iter().map(|s| s.told)).collect();
+        told.extend(nis.finish(front, &renewal)?);
+        Ok(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Drop and delay rules are tried apart; what stands before the first difference stays, with its counts.
+    #[test]
+    fn fault_rules_come_in_the_order_of_the_file() {
+        let all = |words: &[&str]| -> Vec<FaultRule> {
+            let typed = |w: &&str| fault_rules::typed(&w.replace("BETWEEN", "source=* dest=*")).unwrap();
+            words.iter().map(typed).collect()
+        };
+        let (a, b, c) = ("drop BETWEEN rate=1", "drop BETWEEN rate=2", "drop BETWEEN rate=3");
+        let late = "delay BETWEEN rate=1 latency=2";
+        let told = |now: &[&str], then: &[&str]| {
+            let (gone, new) = rerules(&all(now), &all(then));
+            let short = |s: &Step| s.told.replace("fault: ", "").replace("source=* dest=*", "BETWEEN");
+            (gone.iter().map(short).collect::<Vec<_>>(), new.iter().map(short).collect::<Vec<_>>())
+        };
+        let is = |w: &str, what: &str| format!("{w} is {what}");
+        assert_eq!(told(&[a, late, b], &[a, b, late]), (vec![], vec![]), "the kinds do not mix");
+        assert_eq!(told(&[a, b], &[a, b, c, late]), (vec![], vec![is(c, "new"), is(late, "new")]));
+        let (gone, new) = told(&[a, b, c, late], &[a, c, b]);
+        assert_eq!(gone, [is(c, "gone"), is(b, "gone"), is(late, "gone")]);
+        assert_eq!(new, [is(c, "new"), is(b, "new")]);
+        assert_eq!(told(&[a, a], &[a]), (vec![is(a, "gone")], vec![]));
+    }
+}

@@ -1,0 +1,251 @@
+//! Files that a running node takes from whoever asks: `pollnd lnetctl import` and `pollnd config apply`, over kernel sockets.
+
+#![allow(missing_docs)]
+
+#[allow(dead_code)]
+mod proc;
+
+use std::fs::File;
+
+use proc::{End, Place, Proc, nid, own_ip, pollnd};
+
+const PORT: [&str; 2] = ["--accept-port", "10990"];
+
+/// Most bytes of a file.
+const BYTES_MAX: usize = 1 << 20;
+
+impl Place {
+    fn node(&self, more: &[&str]) -> Proc {
+        self.start(&[&["node"], more, &PORT].concat()).up()
+    }
+
+    fn config(&self, node: &Proc, words: &[&str]) -> End {
+        self.run(&[&["config"], words, &["--node", &node.id().to_string()]].concat())
+    }
+
+    /// Runs a command whose standard input is a file of this text, and which has no folder for files that are in its way.
+    fn fed(&self, text: &str, words: &[&str]) -> End {
+        let path = self.0.path().join("input.yaml");
+        std::fs::write(&path, text).unwrap();
+        let mut c = pollnd(words);
+        c.env("XDG_RUNTIME_DIR", self.0.path()).env("TMPDIR", "/no/such/folder");
+        c.stdin(File::open(path).unwrap());
+        Proc::reading(c).end()
+    }
+}
+
+/// A file of these NIs, and `more`.
+fn file(nids: &[&str], more: &str) -> String {
+    let one = |n: &&str| {
+        let net = n.rsplit('@').next().unwrap();
+        format!("  - {{net type: {net}, local NI(s): [{{nid: \"{n}\"}}]}}\n")
+    };
+    format!("net:\n{}{more}", nids.iter().map(one).collect::<String>())
+}
+
+/// Whoever asks reads the file: what its path is to the node says nothing. `/proc/self/fd/0` is another file for each process.
+#[test]
+fn the_asker_s_file_is_taken_and_not_the_node_s() {
+    let (at, a) = (Place::new(), nid(own_ip()));
+    let node = at.node(&["--nid", &a]);
+    let pid = node.id().to_string();
+    let import: [&[&str]; 3] = [&["import"], &["import", "-"], &["import", "/proc/self/fd/0"]];
+    for (i, words) in import.iter().enumerate() {
+        let count = format!("retry_count: {}", 3 + i);
+        at.fed(&format!("global: {{{count}}}\n"), &[&["lnetctl", "--node", &pid], *words].concat()).good();
+        at.ctl(&node, &["global", "show"]).good().says(&[&count]);
+    }
+    for (i, name) in ["-", "/proc/self/fd/0"].iter().enumerate() {
+        let (was, is) = (if i == 0 { 5 } else { 6 }, 6 + i);
+        at.fed(
+            &file(&[&a], &format!("global: {{retry_count: {is}}}\n")),
+            &["config", "apply", name, "--node", &pid],
+        )
+        .good()
+        .says(&[&format!("lnet_retry_count: was {was}, is {is}")]);
+    }
+
+    // Faults are named after what whoever asks knows of it.
+    let bad = "global:\n  healthy: 5\n";
+    let at_input = "standard input:2:3: \\\"healthy\\\" is no key of global";
+    at.fed(bad, &["lnetctl", "--node", &pid, "import"]).failed(234, &[at_input]);
+    at.fed(bad, &["lnetctl", "--node", &pid, "import", "--del"]).failed(234, &["del:", at_input]);
+    at.fed(bad, &["config", "apply", "-", "--node", &pid]).failed(2, &["standard input:2:3: \"healthy\""]);
+    // The node finds this one.
+    let here = "net: [{net type: tcp, local NI(s): [{interfaces: {0: nosuch0}}]}]\n";
+    at.fed(here, &["lnetctl", "--node", &pid, "import"]).failed(234, &["standard input:1:", "nosuch0"]);
+
+    // All that a file may have comes over, whatever is in it, and no more is taken.
+    let full = |more: usize| {
+        let text = "global: {retry_count: 9}\n# ";
+        format!("{text}{}", "\"".repeat(BYTES_MAX + more - text.len()))
+    };
+    at.fed(&full(0), &["lnetctl", "--node", &pid, "import"]).good();
+    at.ctl(&node, &["global", "show"]).good().says(&["retry_count: 9"]);
+    let long = "standard input: it has more than 1048576 bytes";
+    at.fed(&full(1), &["lnetctl", "--node", &pid, "import"]).failed(234, &[long]);
+    at.fed(&full(1), &["config", "apply", "-", "--node", &pid]).failed(2, &[long]);
+    node.stop().good();
+}
+
+/// What a file does not say stays, and what it says is added or set: nobody loses a route by a file that has another.
+#[test]
+fn an_import_adds_and_sets_and_keeps_all_else() {
+    let (at, [a, b, c]) = (Place::new(), [(); 3].map(|()| nid(own_ip())));
+    let rules = "fault: {drop: [{source: \"*@tcp7\", dest: \"*\", rate: 9}]}\n";
+    let path = at.file(&file(&[&a], &format!("{rules}node: {{selftest: false, budget: 48}}\n")));
+    let path = path.to_str().unwrap();
+    // What the command line says may be set as by any other order.
+    let node = at.node(&["--config", path, "--tunable", "keepalive=10", "--tunable", "zc_min_payload=65536"]);
+    at.ctl(&node, &["route", "add", "--net", "tcp3", "--gateway", &b, "--hop", "2"]).good();
+    at.ctl(&node, &["peer", "add", "--prim_nid", "10.0.0.2@tcp", "--nid", "10.0.1.2@tcp1"]).good();
+    at.ctl(&node, &["set", "retry_count", "5"]).good();
+    at.ctl(
+        &node,
+        &["fault", "delay", "add", "--source", "*", "--dest", "*@tcp8", "--rate", "3", "--latency", "1"],
+    )
+    .good();
+    let own = || {
+        let out = at.config(&node, &["export"]).good().out;
+        let mut all: Vec<String> = out.lines().map(|l| l.trim().to_owned()).collect();
+        all.sort();
+        all
+    };
+    let before = own();
+    let given = |text: &str| {
+        let path = at.0.path().join("given.yaml");
+        std::fs::write(&path, text).unwrap();
+        at.ctl(&node, &["import", path.to_str().unwrap()])
+    };
+
+    let lost = |before: &[String]| {
+        let now = own();
+        before.iter().filter(|l| !now.contains(l)).cloned().collect::<Vec<_>>()
+    };
+    // Its own export, in each form, is nothing new; lnetctl's has peers that discovery has told of, such as gateways, which are by hand then.
+    for words in [&["export", "--backup"][..], &["export"]] {
+        let end = given(&at.ctl(&node, words).good().out).good();
+        assert!(end.out.is_empty() && !end.err.contains("is gone") && !end.err.contains("was"), "{end:?}");
+        assert_eq!(lost(&before), [""; 0], "{words:?}");
+    }
+    given(&at.config(&node, &["export"]).good().out).good().tells(&["nothing is other"]);
+    let before = own();
+
+    // One of each, and nothing of the others.
+    let more = format!(
+        "route: [{{net: tcp4, gateway: \"{c}\"}}]\n\
+         peer: [{{primary nid: 10.0.0.2@tcp, peer ni: [{{nid: 10.0.2.2@tcp2}}]}}, {{primary nid: 10.0.0.4@tcp}}]\n\
+         fault: {{drop: [{{source: \"*\", dest: \"*@tcp9\", rate: 8}}]}}\n\
+         global: {{transaction_timeout: 77}}\nlog: {{level: error}}\n"
+    );
+    let end = given(&more).good().tells(&[
+        &format!("route: tcp4 {c} is new"),
+        "peer: 10.0.0.2@tcp has 10.0.2.2@tcp2, too",
+        "peer: 10.0.0.4@tcp is new",
+        "fault: drop source=* dest=*@tcp9 rate=8 is new",
+        "lnet_transaction_timeout: was 150, is 77",
+        "log: level: was warn, is error",
+    ]);
+    assert!(!end.err.contains("is gone") && end.out.is_empty(), "{end:?}");
+    assert_eq!(lost(&before), ["transaction_timeout: 150"]);
+    // A route, or a value, that is there is made what the file says.
+    given(&format!("route: [{{net: tcp3, gateway: \"{b}\", hop: 3}}]\nnet: [{{net type: tcp, local NI(s): [{{nid: \"{a}\", lnd tunables: {{keepalive: 11}}}}]}}]\n"))
+        .good()
+        .tells(&[&format!("route: tcp3 {b} 3 is new"), "keepalive: was 10, is 11"]);
+
+    // What cannot be changes nothing: a value for the next start, a peer that another has, one of two NIs.
+    let before = own();
+    for (text, status, says) in [
+        ("node: {budget: 49}\nglobal: {retry_count: 1}\n", 240, "budget: 49 ("),
+        (
+            "peer: [{primary nid: 10.0.0.9@tcp, peer ni: [{nid: 10.0.1.2@tcp1}]}]\nglobal: {retry_count: 1}\n",
+            234,
+            "10.0.1.2@tcp1",
+        ),
+        (
+            "route: [{net: tcp5, gateway: 10.0.0.9@tcp6}]\nglobal: {retry_count: 1}\n",
+            234,
+            "given.yaml:1:9: route: ",
+        ),
+        (
+            &file(&[&format!("{}@tcp1", own_ip()), "203.0.113.9@tcp3"], "global: {retry_count: 1}\n"),
+            251,
+            "203.0.113.9",
+        ),
+    ] {
+        given(text).failed(status, &[says]);
+        assert_eq!(own(), before, "{text}");
+    }
+
+    // `config apply` is the exchange: what the file does not say goes, and is told.
+    let end = at.config(&node, &["apply", path]).good().says(&[
+        &format!("route: tcp3 {b} is gone"),
+        &format!("route: tcp4 {c} is gone"),
+        "peer: 10.0.0.4@tcp is gone",
+        "fault: drop source=* dest=*@tcp9 rate=8 is gone",
+        "keepalive: was 11, is 10",
+        "lnet_retry_count: was 5, is 2",
+    ]);
+    assert!(!end.out.contains("is new"), "{end:?}");
+
+    // And what a file names can be deleted by it; that is told, too.
+    given(&more).good();
+    let words = ["import", "--del", &at.0.path().join("given.yaml").display().to_string()];
+    at.ctl(&node, &words).good().tells(&[
+        &format!("route: tcp4 {c} is gone"),
+        "peer: 10.0.0.4@tcp is gone",
+        "fault: drop source=* dest=*@tcp9 rate=8 is gone",
+    ]);
+    node.stop().good();
+}
+
+/// NIs of a file that are new have the credits that it says, and those that are there are not concerned.
+#[test]
+fn a_new_ni_has_its_own_credits() {
+    let (at, a, b, c) =
+        (Place::new(), nid(own_ip()), format!("{}@tcp1", own_ip()), format!("{}@tcp1", own_ip()));
+    let node = at.node(&["--nid", &a]);
+    let of = |nis: &[(&str, &str)]| {
+        let one = |(nid, more): &(&str, &str)| {
+            let net = nid.rsplit('@').next().unwrap();
+            format!("  - {{net type: {net}, local NI(s): [{{nid: \"{nid}\"{more}}}]}}\n")
+        };
+        format!("net:\n{}", nis.iter().map(one).collect::<String>())
+    };
+    let credits = |n: u32| format!(", tunables: {{credits: {n}}}");
+    let import = |text: &str| at.fed(text, &["lnetctl", "--node", &node.id().to_string(), "import"]);
+    import(&of(&[(&b, &credits(512)), (&c, "")])).good().tells(&[&format!("net: {b} is new")]);
+    let shown = at.ctl(&node, &["net", "show", "-v"]).good().out;
+    let all: Vec<&str> = shown.lines().filter_map(|l| l.trim().strip_prefix("credits: ")).collect();
+    assert_eq!(all, ["0", "256", "512", "256"], "{shown}");
+    // The same again is nothing new; another number is for the next start.
+    import(&of(&[(&b, &credits(512))])).good().tells(&["nothing is other"]);
+    import(&of(&[(&b, &credits(511))]))
+        .failed(240, &[&format!("credits of {b}: 511 (standard input:2:"), "runs with 512"]);
+    node.stop().good();
+}
+
+/// All that a node says of itself it takes again.
+#[test]
+fn an_export_has_the_figures_address() {
+    let (at, a) = (Place::new(), nid(own_ip()));
+    let path = at.file(&file(&[&a], "telemetry: {metrics: \"127.0.0.1:0\"}\n"));
+    let node = at.node(&["--config", path.to_str().unwrap()]);
+    let text = at.config(&node, &["export"]).good().says(&["telemetry:\n    metrics: "]).out;
+    at.file(&text);
+    at.config(&node, &["apply"]).good().says(&["nothing is other"]);
+    node.stop().good();
+}
+
+/// `lnetctl export` writes what 0 comes to.
+#[test]
+fn a_router_s_own_export_changes_nothing() {
+    let (at, a, b) = (Place::new(), own_ip(), own_ip());
+    let router = at.node(&["--nid", &nid(a), "--ni", &format!("{}1", nid(b)), "--routing"]);
+    for words in [&["export"][..], &["export", "--backup"]] {
+        let text = at.ctl(&router, words).good().out;
+        let pid = router.id().to_string();
+        at.fed(&text, &["lnetctl", "import", "--node", &pid]).good().tells(&["nothing is other"]);
+    }
+    router.stop().good();
+}
