@@ -313,6 +313,49 @@ fn fault_rules_drop_fail_and_delay_messages_of_a_node_that_runs() {
     node.stop().good();
 }
 
+/// Commands to a peer that takes nothing are killed, one after the other: those to another find a seat, and what was left is counted.
+#[test]
+fn killed_commands_to_one_peer_leave_seats_to_others() {
+    let at = Place::new();
+    let [a, b, c] = [(); 3].map(|()| own_ip());
+    let node = at.start(&[&["node", "--nid", &nid(a), "--peer-credits", "32"], &PORT[..]].concat()).up();
+    let others = [b, c].map(|ip| at.start(&[&["node", "--nid", &nid(ip)], &PORT[..]].concat()).up());
+    let id = node.id().to_string();
+    let put = |to: Ipv4Addr, n: &str| {
+        at.start(&["put", &nid(to), "-c", n, "-s", "1M", "--timeout", "60", "--node", &id])
+    };
+    for ip in [b, c] {
+        put(ip, "1").end().good();
+    }
+    let left = || -> (u64, u64) {
+        let v = at.run(&["stats", "--all", "--json", "--node", &id]).good().json();
+        let of = |k: &str| n(&v["lcores"][0]["counters"], k);
+        (of("guests_left_ops"), of("guests_left_bytes"))
+    };
+    assert_eq!(left(), (0, 0));
+    others[0].signal(Signal::STOP);
+    // More than there is room for.
+    for round in 0..8 {
+        let before = left().0;
+        let mut killed = put(b, "100000");
+        std::thread::sleep(Duration::from_millis(500));
+        if killed.runs() {
+            killed.kill();
+            eventually("the guest has left", || left().0 > before);
+        }
+        println!("{round}: {:?} left", left());
+    }
+    let (ops, bytes) = left();
+    assert!((1..=160).contains(&ops) && bytes == ops << 20, "{ops} operations, {bytes} bytes");
+    put(b, "1").end().failed(1, &["that earlier commands through this node gave up"]);
+    at.run(&["ping", &nid(c), "--node", &id]).good();
+    put(c, "4").end().good();
+    others[0].signal(Signal::CONT);
+    eventually("what was left has come to its end", || left() == (0, 0));
+    others.into_iter().for_each(|o| drop(o.stop()));
+    node.stop().good();
+}
+
 #[test]
 fn defaults_need_no_node() {
     let at = Place::new();

@@ -143,6 +143,11 @@ fn cpts_are_told_as_lnetctl_does() {
     ] {
         assert_eq!(at.ctl(&node, words).good().out, text, "{words:?}");
     }
+    // However many: they are asked in several questions.
+    let many: Vec<String> = (0..3000u32).map(|n| format!("10.2.{}.{}@tcp", n / 250, 1 + n % 250)).collect();
+    let words: Vec<&str> = std::iter::once("cpt-of-nid").chain(many.iter().map(String::as_str)).collect();
+    let all = at.ctl(&node, &words).good();
+    assert_eq!(all.out.matches("nid: 10.2.").count(), many.len());
     let end = at.ctl(&node, &["cpt-of-nid", "foo"]);
     assert_eq!((end.status.code(), &*end.err), (Some(234), &*golden("lnetctl/cpt-of-nid-bad.txt.stderr")));
     node.stop().good();

@@ -149,6 +149,7 @@ struct Sum {
     /// Of NIs that were deleted.
     gone: NiFigures,
     ops: u64,
+    waiting: u64,
     counted: Counted,
 }
 
@@ -156,11 +157,13 @@ struct Sum {
 type Counted = HashMap<&'static str, u64>;
 
 fn sum(front: &Inspection) -> Result<Sum, String> {
-    let mut all = Sum { nis: Vec::new(), gone: NiFigures::none(), ops: 0, counted: HashMap::new() };
+    let (gone, counted) = (NiFigures::none(), HashMap::new());
+    let mut all = Sum { nis: Vec::new(), gone, ops: 0, waiting: 0, counted };
     for lcore in 0..front.lcores() {
         let c = front.counts(lcore).map_err(|e| e.to_string())?;
         c.proto.iter().for_each(|(name, n)| *all.counted.entry(name).or_default() += n);
         all.ops += c.ops;
+        all.waiting += c.waiting;
         all.gone = all.gone.and(&c.gone);
         for ni in &c.nis {
             match all.nis.iter_mut().find(|n| n.nid == ni.nid) {
@@ -449,19 +452,12 @@ fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
 
 fn stats(front: &Inspection) -> Result<NodeStats, String> {
     let all = sum(front)?;
-    let mut waiting = 0;
-    front
-        .peer_figures(|f| {
-            waiting += u64::from(f.waiting);
-            true
-        })
-        .map_err(|e| e.to_string())?;
     let over = |get: fn(&NiFigures) -> u64| all.nis.iter().chain([&all.gone]).map(get).sum::<u64>();
     let of = |name| all.counted.get(name).copied().unwrap_or(0);
     // Messages that are passed on are neither sent nor received, as kernels count (docs/lnetctl.md).
     let own = |all: u64, passed| all.saturating_sub(of(passed));
     Ok(NodeStats {
-        msgs_alloc: over(|n| n.credits_used.into()) + waiting,
+        msgs_alloc: over(|n| n.credits_used.into()) + all.waiting,
         msgs_max: over(|n| n.credits_most.into()),
         rst_alloc: all.ops,
         send_count: own(over(|n| n.moved.sent.all()), "forwarded_msgs"),

@@ -198,10 +198,18 @@ impl Client {
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
+    /// The node has ended the connection without an answer: it has ended itself, or others have this one's place.
+    fn unanswered(&mut self) -> String {
+        if UnixStream::connect(&self.path).is_ok() {
+            return self.lost("many others ask it, and this command was silent for longest: try again");
+        }
+        self.lost("it has ended")
+    }
+
     /// The text of an error of the socket. A node that is killed before it has read a question resets the connection.
     fn failed(&mut self, e: std::io::Error) -> String {
         match e.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.lost("it has ended"),
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.unanswered(),
             _ => self.lost(e),
         }
     }
@@ -242,7 +250,7 @@ impl Client {
     pub(super) fn next(&mut self) -> Result<Value, String> {
         let mut line = String::new();
         match self.lines.read_line(&mut line) {
-            Ok(0) => return Err(self.lost("it has ended")),
+            Ok(0) => return Err(self.unanswered()),
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(self.lost(self.mute()));
@@ -349,6 +357,10 @@ mod tests {
         let (node, _) = listener.accept().unwrap();
         c.send(&Request::Hello {}).unwrap();
         drop(node);
+        // It listens still: it has not ended, and this one is not to start another.
+        let e = c.next().unwrap_err();
+        assert!(c.gone() && e.contains("many others ask it"), "{e}");
+        drop(listener);
         let e = c.next().unwrap_err();
         assert!(c.gone() && e.contains("it has ended"), "{e}");
     }

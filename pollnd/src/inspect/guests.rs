@@ -22,7 +22,7 @@ use transport::node::{App, Handle, Ops};
 use transport::wire::{Nid, ProcessId};
 
 use super::failure::Failure;
-use super::seats::{Again, DEPTH, GuestSeat, NAP, Pong, TAGS, Taken, one_ping, settle};
+use super::seats::{Again, DEPTH, GuestSeat, NAP, Owed, Pong, TAGS, Taken, one_ping, settle};
 use super::shared::{Shared, say};
 use crate::job::{Follow, Job, Moved, SPARE, Step};
 
@@ -45,11 +45,12 @@ fn seconds(s: f64) -> Result<Duration, String> {
     Duration::try_from_secs_f64(s).map_err(|e| format!("{s} s: {e}"))
 }
 
-/// A seat for a guest that has `ops` operations out at a time, and where its tags begin.
-fn seat(shared: &Shared, ops: usize) -> Result<(Taken<'_>, u64), String> {
+/// A seat for a guest that has `ops` operations out at a time to `to`, and where its tags begin.
+fn seat(shared: &Shared, ops: usize, to: Nid) -> Result<(Taken<'_>, u64), String> {
     let guests = shared.guests.as_deref().ok_or_else(|| shared.no_guests())?;
     let config = shared.front.config(0).map_err(|e| e.to_string())?;
-    let taken = guests.take(ops).map_err(|n| n.text(Duration::from_nanos(config.transaction_timeout)))?;
+    let taken =
+        guests.take(ops, Some(to)).map_err(|n| n.text(Duration::from_nanos(config.transaction_timeout)))?;
     // Nobody else's: what is owed to the seat is told apart from what is its own.
     Ok((taken, shared.serial.fetch_add(1, Ordering::Relaxed) * TAGS))
 }
@@ -64,7 +65,7 @@ pub(super) fn ping(
 ) -> Result<Pong, Failure> {
     let nid = shared.target(target)?;
     let patience = seconds(timeout)?;
-    let (mut taken, tag) = seat(shared, 1)?;
+    let (mut taken, tag) = seat(shared, 1, nid)?;
     let GuestSeat { seat, owed } = taken.seat.as_mut().ok_or("no seat")?;
     let handle = seat.take();
     let glance = Cell::new(Instant::now());
@@ -125,7 +126,10 @@ struct Pump<'a> {
     client: Client,
     handle: &'a Handle,
     /// Operations that those before it have left.
-    owed: &'a mut Vec<u64>,
+    owed: &'a mut Vec<Owed>,
+    /// The node that it sends to or asks, and the bytes of a message.
+    to: Nid,
+    bytes: u64,
     ops: Ops,
     begun: Instant,
 }
@@ -160,7 +164,8 @@ impl Pump<'_> {
             _ => None,
         };
         let kept: Vec<u64> = self.ops.iter().filter_map(|(_, op)| tag(op)).collect();
-        self.owed.extend(self.client.outstanding().filter(|t| !kept.contains(t)));
+        let left = self.client.outstanding().filter(|t| !kept.contains(t));
+        self.owed.extend(left.map(|tag| Owed { tag, to: self.to, bytes: self.bytes }));
     }
 }
 
@@ -174,7 +179,7 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         (_, Err(e)) => return refused(e.to_string()),
     };
     let flight = config.peer_credits.min(DEPTH as u32 / 2);
-    let (mut taken, tags) = match seat(shared, flight as usize) {
+    let (mut taken, tags) = match seat(shared, flight as usize, nid) {
         Ok(t) => t,
         Err(e) => return refused(e),
     };
@@ -185,13 +190,16 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
     let ctl = Arc::new(Ctl::default());
     // What was left by others has its place, too.
     let spare = SPARE.min(DEPTH.saturating_sub(flight as usize + owed.len()));
-    let client = match Client::new(job.client(flight, spare as u64, tags), ctl.clone(), nid, backing) {
+    let cfg = job.client(flight, spare as u64, tags);
+    let bytes = cfg.bulk_len as u64;
+    let client = match Client::new(cfg, ctl.clone(), nid, backing) {
         Ok(c) => c,
         Err(e) => return refused(e.to_string()),
     };
     let handle = seat.take();
     let before = counts(&shared.front);
-    let mut pump = Pump { client, handle: &handle, owed, ops: Ops::new(), begun: Instant::now() };
+    let (ops, begun) = (Ops::new(), Instant::now());
+    let mut pump = Pump { client, handle: &handle, owed, to: nid, bytes, ops, begun };
     let mut follow = Follow::new(job, ctl);
     // An asker that has gone altogether, and one that only says no more, are the same to the transfer: it ends.
     let (mut glance, mut left, mut broken) = (Instant::now(), false, None);

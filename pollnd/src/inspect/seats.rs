@@ -2,6 +2,9 @@
 //!
 //! Whoever leaves does not wait for operations that are out: those are owed to the seat, by their tags, and whoever sits there next
 //! passes them over. A node looks after its free seats ([`Seats::hear`]), since what comes there may hold memory.
+//!
+//! What is out to one node that takes nothing leaves room for commands to others: half of a seat at most, and no more than is free there.
+//! Pages of what is out count with it ([`Seats::left`]).
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,15 +43,41 @@ pub(crate) struct Seats {
     /// The console's, until it has sat down.
     console_seat: Mutex<Option<Seat>>,
     console: OnceLock<Result<Host, String>>,
+    /// What is owed to the seats that are taken, as it was when they were.
+    aside: Mutex<Left>,
     /// The NID in its sessions' names, and its node's measures.
     own: OnceLock<Nid>,
     meter: OnceLock<Arc<Meter>>,
 }
 
-/// A seat, and the tags of operations that were given up before they had come to something: the next one in it hears of them.
+/// An operation that was given up before it had come to something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// Its tag.
+    pub(super) tag: u64,
+    /// The node that it is out to.
+    pub(super) to: Nid,
+    /// Bytes of its pages.
+    pub(super) bytes: u64,
+}
+
+/// Operations that guests have left, and bytes of their pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) ops: u64,
+    pub(super) bytes: u64,
+}
+
+impl Left {
+    fn of(owed: &[Owed]) -> Left {
+        Left { ops: owed.len() as u64, bytes: owed.iter().map(|o| o.bytes).sum() }
+    }
+}
+
+/// A seat, and the operations that were given up in it: the next one there hears of them.
 pub(super) struct GuestSeat {
     pub(super) seat: Seat,
-    pub(super) owed: Vec<u64>,
+    pub(super) owed: Vec<Owed>,
 }
 
 /// Reason why there is no seat.
@@ -58,21 +87,27 @@ pub(super) enum NoSeat {
     Taken,
     /// So many operations of guests that have left are out in the free ones.
     Owed(usize),
+    /// So many of them are out to that node, and leave room to others.
+    OwedBy(Nid, usize),
 }
 
 impl NoSeat {
     /// In words, of a node whose operations end within so long.
     pub(super) fn text(self, longest: Duration) -> String {
+        let out = |n: usize, to: &str| {
+            format!(
+                "{}{to} that earlier commands through this node gave up are still out, and more must not be added to them: they end \
+                 within {} (lnet_transaction_timeout); try again then",
+                units::many(n as u64, "operation"),
+                units::time(longest.as_secs_f64())
+            )
+        };
         match self {
             NoSeat::Taken => {
                 format!("{SEATS} other commands go through this node now: try again when one has ended")
             }
-            NoSeat::Owed(n) => format!(
-                "{} that earlier commands through this node gave up are still out, and more must not be added to them: they end \
-                 within {} (lnet_transaction_timeout); try again then",
-                units::many(n as u64, "operation"),
-                units::time(longest.as_secs_f64())
-            ),
+            NoSeat::Owed(n) => out(n, ""),
+            NoSeat::OwedBy(nid, n) => out(n, &format!(" to {nid}")),
         }
     }
 }
@@ -91,13 +126,13 @@ impl GuestSeat {
 }
 
 /// Whether an event is that of an operation that is owed; its last one settles that.
-pub(super) fn settle(owed: &mut Vec<u64>, ev: &Event) -> bool {
+pub(super) fn settle(owed: &mut Vec<Owed>, ev: &Event) -> bool {
     let (tag, last) = match ev {
         Event::Ping { tag, .. } | Event::Refused { tag, .. } | Event::Reply { tag, .. } => (*tag, true),
         Event::Send { tag, done, .. } | Event::Ack { tag, done, .. } => (*tag, *done),
         _ => return false,
     };
-    let Some(at) = owed.iter().position(|t| *t == tag) else { return false };
+    let Some(at) = owed.iter().position(|o| o.tag == tag) else { return false };
     if last {
         owed.swap_remove(at);
     }
@@ -108,11 +143,16 @@ pub(super) fn settle(owed: &mut Vec<u64>, ev: &Event) -> bool {
 pub(super) struct Taken<'a> {
     guests: &'a Seats,
     pub(super) seat: Option<GuestSeat>,
+    aside: Left,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.guests.seats().extend(self.seat.take());
+        let mut seats = self.guests.seats();
+        seats.extend(self.seat.take());
+        let mut aside = self.guests.aside();
+        aside.ops -= self.aside.ops;
+        aside.bytes -= self.aside.bytes;
     }
 }
 
@@ -164,23 +204,47 @@ impl Seats {
         self.seats().iter_mut().for_each(GuestSeat::hear);
     }
 
-    /// A free seat for a guest that has `ops` operations out at a time; the one that owes least.
-    pub(super) fn take(&self, ops: usize) -> Result<Taken<'_>, NoSeat> {
+    fn aside(&self) -> std::sync::MutexGuard<'_, Left> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Operations that guests have left and that are still out, and their pages.
+    pub(super) fn left(&self) -> Left {
+        let seats = self.seats();
+        let aside = *self.aside();
+        seats
+            .iter()
+            .map(|s| Left::of(&s.owed))
+            .fold(aside, |a, b| Left { ops: a.ops + b.ops, bytes: a.bytes + b.bytes })
+    }
+
+    /// A free seat for a guest that has `ops` operations out at a time, to the node `to` if to one alone; the one that owes least.
+    pub(super) fn take(&self, ops: usize, to: Option<Nid>) -> Result<Taken<'_>, NoSeat> {
         let mut seats = self.seats();
         seats.iter_mut().for_each(GuestSeat::hear);
         let owed = |c: &GuestSeat| c.owed.len();
-        let best = seats.iter().enumerate().min_by_key(|(_, c)| owed(c)).ok_or(NoSeat::Taken)?;
-        if owed(best.1) + ops > DEPTH {
+        let theirs = |c: &GuestSeat| c.owed.iter().filter(|o| Some(o.to) == to).count();
+        let best = seats.iter().enumerate().min_by_key(|(_, c)| owed(c)).ok_or(NoSeat::Taken)?.0;
+        let fits = |c: &&GuestSeat| owed(c) + ops <= DEPTH;
+        let shares = |c: &GuestSeat| theirs(c) == 0 || theirs(c) + ops <= (DEPTH / 2).min(DEPTH - owed(c));
+        let Some(found) = seats.get(best).filter(fits) else {
             return Err(NoSeat::Owed(seats.iter().map(owed).sum()));
+        };
+        if let Some(nid) = to.filter(|_| !shares(found)) {
+            return Err(NoSeat::OwedBy(nid, seats.iter().map(theirs).sum()));
         }
-        let at = best.0;
-        Ok(Taken { guests: self, seat: Some(seats.swap_remove(at)) })
+        let seat = seats.swap_remove(best);
+        let left = Left::of(&seat.owed);
+        let mut aside = self.aside();
+        aside.ops += left.ops;
+        aside.bytes += left.bytes;
+        Ok(Taken { guests: self, seat: Some(seat), aside: left })
     }
 }
 
 /// Pings `peers` once each and hears them all out: they learn that the node is a new one.
 pub(crate) fn greet(guests: &Seats, peers: &[Nid], stop: impl Fn() -> bool) {
-    let Ok(mut taken) = guests.take(1) else { return };
+    let Ok(mut taken) = guests.take(1, None) else { return };
     let Some(GuestSeat { seat, .. }) = &mut taken.seat else { return };
     let handle = seat.take();
     let (mut next, mut heard, mut good) = (0, 0, 0);
@@ -251,7 +315,7 @@ pub(crate) fn one_ping(
     front: &Inspection,
     op: Op,
     timeout: Duration,
-    owed: &mut Vec<u64>,
+    owed: &mut Vec<Owed>,
     stopped: impl Fn() -> bool,
 ) -> Result<Pong, Failure> {
     let (Op::Ping { tag, target } | Op::Discover { tag, target, .. }) = op else {
@@ -259,7 +323,7 @@ pub(crate) fn one_ping(
     };
     let nid = target.nid;
     handle.submit(op).map_err(|e| e.to_string())?;
-    owed.push(tag);
+    owed.push(Owed { tag, to: nid, bytes: 0 });
     let end = Instant::now() + timeout;
     loop {
         let event = handle.event();
@@ -304,23 +368,34 @@ mod tests {
         (guests, app)
     }
 
+    fn nid(n: u8) -> Nid {
+        Nid::tcp([10, 0, 0, n].into(), 0)
+    }
+
+    fn owed(tag: u64, to: u8) -> Owed {
+        Owed { tag, to: nid(to), bytes: 1 << 20 }
+    }
+
     /// A guest that gave operations up left its seat while they were out, and the next one there heard their ends.
     #[test]
     fn whoever_leaves_owes_what_is_out_and_the_next_sits_down_at_once() {
         let (guests, mut app) = seats();
-        let mut all: Vec<_> = (0..SEATS).map(|_| guests.take(1).unwrap()).collect();
-        assert_eq!(guests.take(1).err(), Some(NoSeat::Taken));
+        let mut all: Vec<_> = (0..SEATS).map(|_| guests.take(1, None).unwrap()).collect();
+        assert_eq!(guests.take(1, None).err(), Some(NoSeat::Taken));
         // Each leaves with something out; one has more.
         for (i, p) in all.iter_mut().enumerate() {
             let c = p.seat.as_mut().unwrap();
-            c.owed.extend([7].into_iter().chain((i == 0).then_some(8)));
+            c.owed.extend([owed(7, 2)].into_iter().chain((i == 0).then_some(owed(8, 2))));
         }
         drop(all);
-        let taken = guests.take(DEPTH / 2).unwrap();
-        assert_eq!(taken.seat.as_ref().unwrap().owed, [7], "the one that hears least");
+        let out = u64::from(SEATS) + 1;
+        assert_eq!(guests.left(), Left { ops: out, bytes: out << 20 });
+        let taken = guests.take(DEPTH / 2, None).unwrap();
+        assert_eq!(taken.seat.as_ref().unwrap().owed, [owed(7, 2)], "the one that hears least");
+        assert_eq!(guests.left().ops, out, "that one's, too");
         drop(taken);
         // Operations that are out have room for their ends.
-        assert_eq!(guests.take(DEPTH).err(), Some(NoSeat::Owed(usize::from(SEATS) + 1)));
+        assert_eq!(guests.take(DEPTH, None).err(), Some(NoSeat::Owed(usize::from(SEATS) + 1)));
         let mut ops = Ops::new();
         let ends = [
             Event::Ping { tag: 7, info: Err(LnetError::TimedOut), rtt_ns: 0 },
@@ -332,8 +407,44 @@ mod tests {
             app.event(0, id, ev, &mut ops);
         }
         guests.hear();
-        let clean: Vec<_> = std::iter::from_fn(|| guests.take(DEPTH).ok()).collect();
+        let clean: Vec<_> = std::iter::from_fn(|| guests.take(DEPTH, None).ok()).collect();
         assert!((1..=2).contains(&clean.len()), "{}", clean.len());
+        drop(clean);
+        let left = guests.left();
+        assert!(left.ops < out && left.bytes == left.ops << 20, "{left:?}");
+    }
+
+    /// However many commands to nodes that take nothing are killed, those to another find a seat, with a transfer's operations, too.
+    #[test]
+    fn what_is_out_to_one_node_leaves_seats_to_commands_to_others() {
+        for ops in [1, 8, 32] {
+            let (guests, _app) = seats();
+            let kill = |to: u8, tags: u64| {
+                let mut taken = guests.take(ops, Some(nid(to)))?;
+                let seat = taken.seat.as_mut().unwrap();
+                seat.owed.extend((0..ops as u64).map(|n| owed(tags + n, to)));
+                Ok::<(), NoSeat>(())
+            };
+            for to in [2, 3] {
+                let killed = (0..).take_while(|n| kill(to, n * TAGS).is_ok()).count();
+                assert!(
+                    killed > 0 && killed * ops <= usize::from(SEATS) * DEPTH / 2,
+                    "{to}: {killed} of {ops}"
+                );
+            }
+            let refused = guests.take(ops, Some(nid(2))).err().unwrap();
+            if ops < 32 {
+                assert!(matches!(refused, NoSeat::OwedBy(to, _) if to == nid(2)), "{refused:?}");
+                let all: Vec<_> = (0..SEATS).map(|_| guests.take(8, Some(nid(9))).unwrap()).collect();
+                drop(all);
+            }
+        }
+        let (guests, _app) = seats();
+        let mut all: Vec<_> = (0..SEATS).map(|_| guests.take(32, Some(nid(2))).unwrap()).collect();
+        all.iter_mut().for_each(|t| t.seat.as_mut().unwrap().owed.extend((0..32).map(|n| owed(n, 2))));
+        drop(all);
+        assert_eq!(guests.take(1, Some(nid(2))).err(), Some(NoSeat::OwedBy(nid(2), 160)));
+        assert!(guests.take(32, Some(nid(3))).is_ok());
     }
 
     #[test]
@@ -346,5 +457,7 @@ mod tests {
             "{owed}"
         );
         assert!(!owed.contains("ping"), "{owed}");
+        let to = text(NoSeat::OwedBy(nid(2), 1));
+        assert!(to.starts_with("1 operation to 10.0.0.2@tcp that earlier commands"), "{to}");
     }
 }

@@ -295,10 +295,19 @@ fn peers(s: &mut UnixStream, shared: &Shared, most: Option<u32>) -> io::Result<O
 fn lcores(s: &mut UnixStream, shared: &Shared) -> io::Result<Outcome> {
     let n = shared.front.lcores();
     for i in 0..n {
-        let v = match shared.front.counts(i) {
+        let mut v = match shared.front.counts(i) {
             Ok(c) => lcore(i, &c),
             Err(e) => json!({ "lcore": i, "silent": e.to_string() }),
         };
+        // Of the whole node: they count once.
+        if i == 0
+            && let Some(guests) = shared.guests.as_deref()
+            && let Some(counters) = v["counters"].as_object_mut()
+        {
+            let left = guests.left();
+            counters.insert("guests_left_ops".into(), json!(left.ops));
+            counters.insert("guests_left_bytes".into(), json!(left.bytes));
+        }
         say(s, &v)?;
     }
     Ok(Ok(json!(n)))

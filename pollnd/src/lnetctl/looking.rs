@@ -30,6 +30,9 @@ impl Serialize for Numbered<'_> {
     }
 }
 
+/// NIDs in a question, which is one line of 8 KiB at most: none is longer than 60 bytes.
+const AT_A_TIME: usize = 100;
+
 /// The list of NIDs of peers, or of this node's own; nothing where it is empty.
 fn queue(peers: bool, nids: &[String]) -> Result<String, String> {
     if nids.is_empty() {
@@ -49,7 +52,10 @@ pub(super) fn cpts(words: &[String], node: impl FnOnce() -> Result<Asked, Refusa
         let descr = "Invalid input data or parameter";
         return Err(Refusal::netlink("show", "cpt-of-nid", libc::EINVAL, descr));
     }
-    let all = node()?.rows(Ask::CptOfNid { nids: words.to_vec() })?;
+    let (mut node, mut all) = (node()?, Vec::new());
+    for some in words.chunks(AT_A_TIME) {
+        all.extend(node.rows(Ask::CptOfNid { nids: some.to_vec() })?);
+    }
     Ok(out::text(ANSWER.text(&CptOfNid { all })?)?)
 }
 

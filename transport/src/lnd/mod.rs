@@ -34,6 +34,7 @@ pub mod tunables;
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Debug;
+use std::net::IpAddr;
 
 pub use self::budget::Held;
 pub(crate) use self::budget::{Budget, Uses, trim};
@@ -345,8 +346,10 @@ pub(crate) trait Lnd<U: Upper> {
     fn find(&self, id: ProcessId) -> Option<Key>;
     /// Makes an entry for a peer that the LND does not know; gives LNet's. `None` when there is no room for one more.
     fn add(&mut self, up: &mut U, cx: &mut Cx, id: ProcessId) -> Option<Key>;
-    /// Charges a peer to nobody in particular: its address may be an invention.
-    fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
+    /// Charges a peer to the host at `ip`, which named it, or to [`NOBODY`](budget::NOBODY): its address may be an invention.
+    fn charge_host(&mut self, up: &mut U, cx: &mut Cx, peer: Key, ip: IpAddr);
+    /// Forgets a peer as soon as nothing depends on it but its back-off: it was asked but once, or the user has deleted it.
+    fn let_go(&mut self, up: &mut U, cx: &mut Cx, peer: Key);
     /// So many of LNet's lines of a peer were used, and are charged for the places that they keep.
     fn charge_queues(&mut self, cx: &mut Cx, peer: Key, lines: u8);
     /// Whether the peer may ask for more: not while it leaves too much unread.

@@ -228,6 +228,15 @@ impl Aliases {
         told.heard().filter(|by| told.nids.contains(by))
     }
 
+    /// The host that told of this NID, and whether its node is connected still; `None` of a NID that no node has told of, or that is by
+    /// hand.
+    pub(super) fn told_by(&self, nid: Nid) -> Option<(IpAddr, bool)> {
+        match self.entry(nid)?.teller {
+            Teller::Node { host, heard, .. } => Some((host, heard.is_some())),
+            Teller::Hand { .. } => None,
+        }
+    }
+
     /// The node of `nid` is heard by it, or by nothing any more; gives whether that is new. The first NID that it is heard by stays that.
     pub(super) fn set_heard(&mut self, nid: Nid, heard: bool) -> bool {
         let Some(told) = self.by_nid.get(&nid).and_then(|n| self.told.get_mut(n)) else { return false };

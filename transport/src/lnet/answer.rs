@@ -3,6 +3,7 @@
 use super::command::header;
 use super::remote::Body;
 use super::{GetGrant, Lnet, Msg, TxDone};
+use crate::lnd::budget::NOBODY;
 use crate::lnd::{Cx, Lnd, LnetError, Payload};
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr, ProcessId, WireHandle, lnet};
@@ -61,7 +62,7 @@ impl Lnet {
         let peer = match lnd.find(target) {
             _ if !self.reaches(lnd.ni(), target.nid) => None,
             None if self.is_own(target.nid) => None,
-            None if !self.routes.is_gateway(target.nid) => self.named_peer(cx, lnd, target).ok(),
+            None if !self.routes.is_gateway(target.nid) => self.named_peer(cx, lnd, target, NOBODY).ok(),
             known => self.target_peer(cx, lnd, target, known).ok(),
         };
         if let Some(peer) = peer

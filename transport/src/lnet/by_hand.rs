@@ -3,11 +3,14 @@
 //! the first message to it, and told who we are.
 //!
 //! Every shard has the same ones, in the table of who is who (`transport/src/lnet/aliases.rs`). When one is deleted its messages that are on their
-//! way end as they do; its NIDs that are connected are asked again, each for itself.
+//! way end as they do; its NIDs that are connected are asked again, each for itself, and the others' entries go as soon as nothing is
+//! under way there.
 
 use super::Lnet;
 use super::discovery::{Standing, Step};
-use crate::lnd::{Cx, Lnd, PeerByHand, PeerError};
+use super::peer::Peer;
+use crate::lnd::{Cx, Lnd, NiId, PeerByHand, PeerError};
+use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
 
 /// Orders about peers by hand.
@@ -103,6 +106,7 @@ impl Lnet {
                 self.rails_changed();
                 for nid in gone {
                     self.ask_anew(cx, lnds, nid);
+                    self.let_go(cx, lnds, nid);
                 }
             }
         }
@@ -122,6 +126,17 @@ impl Lnet {
                 && !cx.down
             {
                 self.step(cx, lnd, key, Step::Ask);
+            }
+        }
+    }
+
+    /// Forgets a NID that this shard is not connected with, under whatever process id, as soon as nothing is under way there.
+    fn let_go<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], nid: Nid) {
+        let of = |p: &Peer| (p.id.nid == nid).then_some((p.ni, p.entry));
+        let all: Vec<(NiId, Key)> = self.peers.values().filter_map(of).collect();
+        for (ni, entry) in all {
+            if let Some(lnd) = lnds.get_mut(ni.index()).filter(|l| !l.connected(entry)) {
+                lnd.let_go(self, cx, entry);
             }
         }
     }

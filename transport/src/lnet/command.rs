@@ -1,11 +1,14 @@
 //! Operations of applications (docs/protocol/lnet.md §3).
 
+use std::net::IpAddr;
+
 use super::api::{Event, MdMem, MessageCounts, Op, OpRefused, PIECES_MAX};
 use super::cut::CutEvent;
 use super::hop::{Hop, Way};
 use super::ops::{LO, OpKind};
 use super::remote::{Body, ShardMsg, Waiter};
 use super::{DropWhy, Lnet, Msg, Resume, TxDone, Verdict};
+use crate::lnd::budget::NOBODY;
 use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId, Payload, Sink};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
@@ -372,7 +375,7 @@ impl Lnet {
             return Ok(None);
         };
         let key = match known.or_else(|| lnd.find(via)) {
-            None if for_strangers(cx, app) => self.named_peer(cx, lnd, via)?,
+            None if for_strangers(cx, app) => self.named_peer(cx, lnd, via, NOBODY)?,
             known => self.target_peer(cx, lnd, via, known)?,
         };
         if only {
@@ -382,12 +385,13 @@ impl Lnet {
     }
 
     /// An entry for a peer that is known by what a stranger says alone. Such names cost nothing: they get no more than half
-    /// of the entries, and share what one host may hold.
+    /// of the entries, and the host at `pays` pays for them; those that [`NOBODY`] pays for share what one host may hold.
     pub(super) fn named_peer<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         target: ProcessId,
+        pays: IpAddr,
     ) -> Result<Key, OpRefused> {
         let full = OpRefused::TooManyPeers(cx.cfg.max_peers);
         if self.peers.len() >= cx.cfg.max_peers / 2 {
@@ -395,7 +399,7 @@ impl Lnet {
         }
         let key = self.target_peer(cx, lnd, target, None)?;
         let Some(entry) = self.peers.get(key).map(|p| p.entry) else { return Err(full) };
-        lnd.charge_to_nobody(self, cx, entry);
+        lnd.charge_host(self, cx, entry, pays);
         if self.peers.get(key).is_some_and(|p| cx.budget.admits(p.host, 0)) {
             return Ok(key);
         }

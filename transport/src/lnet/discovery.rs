@@ -293,6 +293,8 @@ pub(super) struct Discovery {
     pub(super) changed: Option<u32>,
     /// Which of our NIs are up has changed, and nobody knows.
     pub(super) links: bool,
+    /// Messages that wait until their peer is known.
+    pub(super) held: usize,
 }
 
 impl Discovery {
@@ -307,6 +309,7 @@ impl Discovery {
             info: 1,
             changed: None,
             links: false,
+            held: 0,
         }
     }
 
@@ -386,7 +389,8 @@ impl Lnet {
             return None;
         }
         more.held.push_back(tx);
-        self.fars.held += usize::from(subject.far.is_some());
+        let held = if subject.far.is_some() { &mut self.fars.held } else { &mut self.discovery.held };
+        *held += 1;
         self.step(cx, lnd, subject, Step::Ask);
         None
     }
@@ -541,7 +545,7 @@ impl Lnet {
                 return self.rails_changed();
             }
             News::Came(peer) => return self.ask_whose(cx, lnds, *peer),
-            News::Unheard(nid) => return self.unheard_here(lnds, *nid),
+            News::Unheard(nid) => return self.unheard_here(cx, lnds, *nid),
         };
         if let News::Answer(serial, answer) = &news
             && self.recovery_heard(cx, lnds, *serial, answer)
@@ -635,9 +639,8 @@ impl Lnet {
         };
         let Some(known) = self.known(subject) else { return };
         let held = std::mem::take(&mut known.more().held);
-        if subject.far.is_some() {
-            self.fars.held = self.fars.held.saturating_sub(held.len());
-        }
+        let all = if subject.far.is_some() { &mut self.fars.held } else { &mut self.discovery.held };
+        *all = all.saturating_sub(held.len());
         for mut tx in held {
             if subject.far.is_some() {
                 self.goes_by(subject.via, &tx);
@@ -656,7 +659,9 @@ impl Lnet {
     /// Ends what waits for an answer of the peer: the node goes down.
     pub(super) fn end_held<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, why: LnetError) {
         let more = self.peers.get_mut(peer).and_then(|p| p.discovery.more.as_mut());
-        for tx in more.map(|m| std::mem::take(&mut m.held)).unwrap_or_default() {
+        let held = more.map(|m| std::mem::take(&mut m.held)).unwrap_or_default();
+        self.discovery.held = self.discovery.held.saturating_sub(held.len());
+        for tx in held {
             self.end_waiting(cx, lnd, peer, tx, Err(why));
         }
     }

@@ -19,6 +19,7 @@ use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::stuck::PATIENCE;
 use super::{Delivery, Lnet, Msg, TxDone};
+use crate::lnd::budget::NOBODY;
 use crate::lnd::{
     Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, NiId, Owner, Payload, Pieces, Placement, RxPiece, Sink,
     Stored,
@@ -329,7 +330,7 @@ impl Lnet {
             *recent = found;
         }
         let peer = match found {
-            None if !self.routes.is_gateway(via.nid) => self.named_peer(cx, lnd, via),
+            None if !self.routes.is_gateway(via.nid) => self.named_peer(cx, lnd, via, NOBODY),
             known => self.target_peer(cx, lnd, via, known),
         };
         match peer {

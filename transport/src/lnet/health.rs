@@ -28,12 +28,14 @@ pub(super) struct PeerNi {
     pub(super) value: u16,
     /// It says of itself that it is down.
     pub(super) down: bool,
+    /// It was pinged for that, until its node had gone.
+    pub(super) moot: bool,
     pub(super) causes: Causes,
 }
 
 impl PeerNi {
     fn new() -> PeerNi {
-        PeerNi { value: BEST, down: false, causes: Causes::default() }
+        PeerNi { value: BEST, down: false, moot: false, causes: Causes::default() }
     }
 
     fn is_well(&self) -> bool {
@@ -212,27 +214,32 @@ impl Lnet {
         nids: &[Nid],
         down: u32,
     ) -> bool {
-        let (mut changed, mut lost) = (false, Nids::new());
+        let (mut changed, mut lost, mut again) = (false, Nids::new(), Nids::new());
         for (i, nid) in nids.iter().enumerate() {
             let now = down.checked_shr(i as u32).is_some_and(|d| d & 1 != 0);
             let before = !self.health.of(*nid).0;
             if before != now
                 && let Some(p) = self.health.entry(&self.aliases, *nid)
             {
-                p.down = now;
+                (p.down, p.moot) = (now, false);
                 changed = true;
                 lost.extend(now.then_some(*nid));
+            } else if now && let Some(p) = self.health.peers.get_mut(nid) {
+                // Its node is back.
+                again.extend(std::mem::take(&mut p.moot).then_some(*nid));
             }
         }
         if changed {
             self.rails_changed();
         }
-        for nid in lost {
+        for nid in &lost {
             for at in 0..lnds.len() {
-                if let Some(peer) = lnds.get(at).and_then(|l| l.find(ProcessId::lustre(nid))) {
+                if let Some(peer) = lnds.get(at).and_then(|l| l.find(ProcessId::lustre(*nid))) {
                     self.leave_peer(cx, lnds, peer);
                 }
             }
+        }
+        for nid in lost.into_iter().chain(again) {
             let here = nid.ip().is_some_and(|ip| cx.homes.of(ip) == cx.cfg.shards.me);
             if here && nids.iter().filter(|n| self.ni_for(**n).is_some()).count() > 1 {
                 self.recover_from(cx, nid);

@@ -8,6 +8,7 @@ use super::hop::Way;
 use super::ni::Ni;
 use super::ops::OpRec;
 use super::peer::Peer;
+use super::queues::Total;
 use crate::hash::OwnMap;
 use crate::lnd::{AppId, Cx, Lnd};
 use crate::stream::slab::Key;
@@ -54,7 +55,10 @@ impl Lnet {
         self.recovery_leaves(cx, b);
         let mut peers: Vec<(Key, Peer)> =
             peers.iter().filter_map(|k| Some((*k, self.peers.remove(*k)?))).collect();
+        let on_their_way = Total::default();
         for (key, p) in &mut peers {
+            p.waiting.move_to(&on_their_way);
+            self.discovery.held = self.discovery.held.saturating_sub(p.discovery.waiting());
             self.timers.cancel(*key);
             self.guest_leaves(p.host, p.guest.as_deref_mut());
             if let Some(serial) = p.discovery.serial() {
@@ -107,6 +111,8 @@ impl Lnet {
                 *op = self.renamed.ops.get(op).copied().unwrap_or(Key::NOWHERE);
             }
         }
+        p.waiting.move_to(&self.waiting);
+        self.discovery.held += p.discovery.waiting();
         (p.entry, p.host) = (entry, host);
         (p.listed_for_ni, p.listed_for_host) = (false, false);
         if let Some(ni) = self.nis.get_mut(p.ni.index()) {

@@ -94,6 +94,7 @@ use self::ops::Ops;
 use self::own::{OwnMessage, OwnWork};
 use self::peer::Peer;
 use self::portal::Portals;
+use self::queues::Total;
 use self::rails::Rails;
 use self::recovery::Recovery;
 pub use self::remote::ShardMsg;
@@ -234,6 +235,8 @@ enum Resume {
 #[derive(Debug)]
 pub(crate) struct Lnet {
     pub(crate) peers: Slab<Peer>,
+    /// Messages that wait for credits.
+    waiting: Total,
     /// The last target: saves a look-up for most operations, and that table hashes its keys with care.
     recent: Option<Key>,
     /// The same of messages that are passed on, by the NI that they came by.
@@ -311,6 +314,7 @@ impl Lnet {
         let (routing, nis) = (Routing::new(cfg), Ni::all(cfg));
         let mut lnet = Lnet {
             peers: Slab::new(),
+            waiting: Total::default(),
             recent: None,
             recent_hops: [None; NIS_MAX],
             ops: Ops::new(cfg.interface_cookie, first, cfg.object_step.wrapping_mul(shards), cfg.nis.len()),
@@ -448,13 +452,23 @@ impl Lnet {
 
     /// Messages that wait.
     pub(crate) fn queued(&self) -> usize {
-        let peers = self.peers.values();
         self.own.len()
             + self.own_work.len()
             + self.unsent.len()
             + self.delayed()
             + self.fars.held
-            + peers.map(Peer::waits).sum::<usize>()
+            + self.waiting()
+    }
+
+    /// Messages that wait for credits, or until their peer is known.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.get() + self.discovery.held
+    }
+
+    /// The same, counted anew.
+    #[cfg(feature = "testing")]
+    pub(crate) fn waiting_recounted(&self) -> usize {
+        self.peers.values().map(Peer::waits).sum()
     }
 
     /// Places in tables and queues.

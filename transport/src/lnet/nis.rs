@@ -108,7 +108,9 @@ impl Lnet {
         for peer in &peers {
             let Some(p) = self.peers.get_mut(*peer) else { continue };
             let mut all: Vec<Msg> = std::iter::from_fn(|| p.waiting.pop_any()).collect();
-            all.extend(p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default());
+            let held = p.discovery.more.as_mut().map(|m| std::mem::take(&mut m.held)).unwrap_or_default();
+            self.discovery.held = self.discovery.held.saturating_sub(held.len());
+            all.extend(held);
             for tx in all {
                 if tx.answer {
                     self.end_waiting(cx, lnd, *peer, tx, Err(why));

@@ -5,7 +5,7 @@ use super::discovery;
 use super::drops::Dropped;
 use super::figures::{PeerFigures, Spans};
 use super::guest::Guest;
-use super::queues::{Line, Queues};
+use super::queues::{Line, Queues, Total};
 use crate::lnd::budget::Uses;
 use crate::lnd::{Moved, NiId};
 use crate::stream::slab::Key;
@@ -76,13 +76,19 @@ impl Figures {
 }
 
 impl Peer {
-    pub(super) fn new(ni: NiId, id: ProcessId, entry: Key, host: Key, figures: Box<Figures>) -> Peer {
+    pub(super) fn new(
+        ni: NiId,
+        id: ProcessId,
+        entry: Key,
+        host: Key,
+        (waiting, figures): (&Total, Box<Figures>),
+    ) -> Peer {
         Peer {
             id,
             ni,
             entry,
             host,
-            waiting: Queues::default(),
+            waiting: Queues::new(waiting),
             uses: Uses::default(),
             listed_for_ni: false,
             listed_for_host: false,

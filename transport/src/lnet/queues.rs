@@ -6,6 +6,8 @@
 //! have a credit they leave in turn, so neither keeps the other waiting for ever.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Msg;
 use crate::lnd::budget::FLOOR;
@@ -29,9 +31,29 @@ impl Line {
     }
 }
 
+/// Number of messages in the lines of all peers of a shard. Its shard alone writes it: no write waits for another.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Total(Arc<AtomicUsize>);
+
+impl Total {
+    /// It.
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, n: usize) {
+        self.0.store(self.get() + n, Ordering::Relaxed);
+    }
+
+    fn sub(&self, n: usize) {
+        self.0.store(self.get().saturating_sub(n), Ordering::Relaxed);
+    }
+}
+
 /// The lines of a peer.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
+    total: Total,
     own: VecDeque<Msg>,
     /// Only of a peer for which one has waited that was passed on.
     passed_on: Option<Box<PassedOn>>,
@@ -44,7 +66,25 @@ struct PassedOn {
     own_left: bool,
 }
 
+impl Drop for Queues {
+    fn drop(&mut self) {
+        self.total.sub(self.len());
+    }
+}
+
 impl Queues {
+    /// Empty ones, of a peer of the shard that has this total.
+    pub(super) fn new(total: &Total) -> Queues {
+        Queues { total: total.clone(), own: VecDeque::new(), passed_on: None }
+    }
+
+    /// The peer's messages are those of the shard that has this total from now on.
+    pub(super) fn move_to(&mut self, total: &Total) {
+        self.total.sub(self.len());
+        self.total = total.clone();
+        self.total.add(self.len());
+    }
+
     /// Messages in both lines.
     pub(super) fn len(&self) -> usize {
         self.own.len() + self.passed_on.as_ref().map_or(0, |p| p.line.len())
@@ -73,6 +113,7 @@ impl Queues {
 
     /// Puts a message at the end of its line.
     pub(super) fn push(&mut self, tx: Msg) {
+        self.total.add(1);
         match Line::of(&tx) {
             Line::Own => self.own.push_back(tx),
             Line::PassedOn => self.passed_on.get_or_insert_default().line.push_back(tx),
@@ -87,6 +128,7 @@ impl Queues {
         };
         let tx = q.pop_front()?;
         trim(q);
+        self.total.sub(1);
         if let Some(p) = &mut self.passed_on {
             p.own_left = line == Line::Own;
         }
@@ -102,8 +144,10 @@ impl Queues {
     pub(super) fn take_for(&mut self, nids: impl Fn(Nid) -> bool) -> VecDeque<Msg> {
         let Some(p) = &mut self.passed_on else { return VecDeque::new() };
         let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| nids(h.dest_nid));
-        let (taken, left) = std::mem::take(&mut p.line).into_iter().partition(is_for);
+        let (taken, left): (VecDeque<Msg>, VecDeque<Msg>) =
+            std::mem::take(&mut p.line).into_iter().partition(is_for);
         p.line = left;
+        self.total.sub(taken.len());
         taken
     }
 
@@ -125,6 +169,7 @@ impl Queues {
         if let Some(p) = &mut self.passed_on {
             left.append(&mut p.line);
         }
+        self.total.sub(left.len());
         left
     }
 
@@ -167,6 +212,30 @@ mod tests {
         }
         assert_eq!(pids(left), [4, 0, 5, 1, 2, 3]);
         assert!(q.pop_any().is_none());
+    }
+
+    /// Whatever is done with them, the total is that of all lines.
+    #[test]
+    fn the_total_is_that_of_all_lines() {
+        let (here, there) = (Total::default(), Total::default());
+        let mut all: Vec<Queues> = (0..3).map(|_| Queues::new(&here)).collect();
+        let sum = |all: &[Queues]| all.iter().map(Queues::len).sum::<usize>();
+        for n in 0..60 {
+            all[n as usize % 3].push(msg(n, n % 2 == 0, n % 5 == 0));
+        }
+        assert_eq!(here.get(), 60);
+        assert!(all[0].pop(Line::Own).is_some() && all[1].pop_any().is_some());
+        assert_eq!(all[0].take_for(|n| n == Nid::LO).len(), 10);
+        assert!(!all[1].leave_answers().is_empty());
+        assert_eq!(here.get(), sum(&all));
+        let mut moved = all.remove(2);
+        moved.move_to(&there);
+        assert_eq!((here.get(), there.get()), (sum(&all), 20));
+        // A peer that goes takes its messages along.
+        drop(all.remove(1));
+        assert_eq!(here.get(), sum(&all));
+        drop(moved);
+        assert_eq!(there.get(), 0);
     }
 
     #[test]

@@ -15,6 +15,9 @@
 //! The first ping follows a failure after 1 s, the next ones after 2, 4, 8 s and so on, up to `lnet_max_recovery_ping_interval`; after
 //! an answer it begins anew. Each answer raises the value by a step; a ping that fails lowers it as any message would. After
 //! `lnet_recovery_limit` it is over, until the next failure. The NID's home does it, by whichever own NI is best.
+//!
+//! Strangers may tell of any NIDs. Of one that nothing but a node's word says is down, pings end when that node's last connection has,
+//! and go on when it says so again. Such an entry for a peer is charged to the host that told of it, and goes with the ping.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,6 +34,8 @@ use crate::stream::Bucket;
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId, WireHandle};
 
+/// NIDs that are pinged at a time, about 2 MiB: there are names of no more (`transport/src/lnet/aliases.rs`).
+const PATIENTS: usize = 16_384;
 /// Least sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
 const ROOM: u32 = 272;
 
@@ -182,6 +187,20 @@ impl Lnet {
     /// A NID has failed: it is pinged until it is well.
     pub(super) fn recover_from(&mut self, cx: &Cx, nid: Nid) {
         let now = cx.now;
+        // Some may be nobody's any more.
+        if self.recovery.patients.len() >= PATIENTS && !self.recovery.has(nid) {
+            let Recovery { patients, due, .. } = &mut self.recovery;
+            patients.retain(|n, p| {
+                let stays = p.stage == Stage::Pinging || self.aliases.nids(*n).is_some();
+                if !stays {
+                    due.remove(&(p.next_ping, *n));
+                }
+                stays
+            });
+            if patients.len() >= PATIENTS {
+                return;
+            }
+        }
         let new = || Patient { stage: Fsm::START, ping_count: 0, next_ping: 0, pinged: now, since: now };
         self.recovery.patients.entry(nid).or_insert_with(new);
         self.recovery.step(cx, nid, Step::Failed);
@@ -195,6 +214,21 @@ impl Lnet {
         }
     }
 
+    /// Whether nothing says that the NID is not well but the word of a node that has gone.
+    fn is_moot(&self, nid: Nid) -> bool {
+        self.health.of(nid) == (false, BEST) && self.aliases.told_by(nid).is_some_and(|(_, there)| !there)
+    }
+
+    /// Ends the pings of a NID of which that is so.
+    pub(super) fn end_moot(&mut self, cx: &Cx, nid: Nid) {
+        if self.recovery.has(nid) && self.is_moot(nid) {
+            self.recovered(cx, nid);
+            if let Some(p) = self.health.peers.get_mut(&nid) {
+                p.moot = true;
+            }
+        }
+    }
+
     /// Pings the NIDs whose time has come.
     pub(super) fn recover<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) {
         self.recovery.wake = u64::MAX;
@@ -205,6 +239,7 @@ impl Lnet {
         self.own_recover(cx);
         while let Some((at, nid)) = self.recovery.due.first().copied().filter(|d| d.0 <= cx.now) {
             self.recovery.due.remove(&(at, nid));
+            self.end_moot(cx, nid);
             let Some(since) = self.recovery.patients.get(&nid).map(|p| p.since) else { continue };
             let (limit, me) = (cx.cfg.recovery_limit, cx.cfg.shards.me);
             let home = nid.ip().map_or(me, |ip| cx.homes.of(ip));
@@ -246,13 +281,27 @@ impl Lnet {
         let target = ProcessId::lustre(nid);
         let Some(ni) = self.ni_for(nid) else { return false };
         let Some(lnd) = lnds.get_mut(ni.index()) else { return false };
-        let Ok(peer) = self.target_peer(cx, lnd, target, None) else { return false };
+        let known = lnd.find(target);
+        // Nothing but its node's word says that there is such a NID.
+        let hearsay = known.is_none() && self.health.of(nid) == (false, BEST);
+        let teller = self.aliases.told_by(nid).filter(|_| hearsay);
+        let peer = match teller {
+            Some((host, _)) => self.named_peer(cx, lnd, target, host),
+            None => self.target_peer(cx, lnd, target, known),
+        };
+        let Ok(peer) = peer else { return false };
         let sink = self.discovery.sink.max(ROOM);
         let kind = OpKind::Ping { placing: false, sink };
         let (serial, op, handle) = self.unnoted_op(cx.now, (nid, nid, ni), kind, cx.cfg.lnd_timeout());
         self.recovery.asked.insert(serial, nid);
         let mut tx = self.ping_of(cx, ni, target, (op, handle), sink);
         self.launch(cx, lnd, peer, &mut tx);
+        // Its back-off is that of recovery.
+        if teller.is_some()
+            && let Some(entry) = self.peers.get(peer).map(|p| p.entry)
+        {
+            lnd.let_go(self, cx, entry);
+        }
         true
     }
 

@@ -44,8 +44,9 @@ impl Lnet {
     }
 
     /// All entries that stand by the word of a node are to ask again.
-    pub(super) fn unheard_here<L: Lnd<Lnet>>(&mut self, lnds: &[L], nid: Nid) {
+    pub(super) fn unheard_here<L: Lnd<Lnet>>(&mut self, cx: &Cx, lnds: &[L], nid: Nid) {
         let nids: Vec<Nid> = self.aliases.nids(nid).unwrap_or_default().to_vec();
+        nids.iter().for_each(|nid| self.end_moot(cx, *nid));
         for id in nids.into_iter().map(ProcessId::lustre) {
             let peers: Vec<Key> = lnds.iter().filter_map(|l| l.find(id)).collect();
             peers.into_iter().for_each(|peer| self.lose(peer));

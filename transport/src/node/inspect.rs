@@ -54,6 +54,8 @@ pub struct Counts {
     pub gone: NiFigures,
     /// Operations that wait for an answer.
     pub ops: u64,
+    /// Messages that wait for credits, or until their peer is known.
+    pub waiting: u64,
 }
 
 impl Counts {
@@ -66,6 +68,7 @@ impl Counts {
             nis: Vec::with_capacity(NIS_MAX + 1),
             gone: NiFigures::none(),
             ops: 0,
+            waiting: 0,
         }
     }
 

@@ -321,7 +321,7 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
                 self.machine.beside(&mut |name, n| c.add(name, n));
                 self.machine.nis(&mut |ni| c.add_ni(ni));
                 c.gone = self.machine.gone_nis();
-                c.ops = self.machine.ops() as u64;
+                (c.ops, c.waiting) = (self.machine.ops() as u64, self.machine.waiting() as u64);
             }
             Question::Tap(tap) => {
                 if let Some(s) = self.outside.streams_mut() {

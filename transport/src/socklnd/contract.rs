@@ -1,9 +1,10 @@
 //! The LND contract as socklnd keeps it: LNet's requests.
 
 use std::collections::{HashSet, VecDeque};
+use std::net::IpAddr;
 
 use super::Socklnd;
-use crate::lnd::budget::{Cause, NOBODY, QUEUE};
+use crate::lnd::budget::{Cause, QUEUE};
 use crate::lnd::{Arrived, Cx, Hold, Lnd, LnetError, NiId, Pieces, Placement, Ticket, Tx, Upper, Way};
 use crate::stream::slab::Key;
 use crate::wire::{LnetHdr, Nid, ProcessId, Version};
@@ -147,8 +148,15 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
         self.peers.get(key).map(|p| p.up)
     }
 
-    fn charge_to_nobody(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
-        self.recharge_peer(up, cx, peer, NOBODY);
+    fn charge_host(&mut self, up: &mut U, cx: &mut Cx, peer: Key, ip: IpAddr) {
+        self.recharge_peer(up, cx, peer, ip);
+    }
+
+    fn let_go(&mut self, up: &mut U, cx: &mut Cx, peer: Key) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.let_go = true;
+        }
+        self.forget_if_idle(up, cx, peer);
     }
 
     #[inline]

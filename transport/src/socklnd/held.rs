@@ -116,6 +116,9 @@ impl<U: Upper> Socklnd<U> {
 
     /// A connection of a peer is up. If it came from the peer's own address, the host at that address pays from now on.
     pub(super) fn charge_to(&mut self, up: &mut U, cx: &mut Cx, peer: Key, conn: Key, home: Option<IpAddr>) {
+        if let Some(p) = self.peers.get_mut(peer) {
+            p.let_go = false;
+        }
         let (Some(p), Some(c)) = (self.peers.get(peer), self.conns.get(conn)) else { return };
         if p.host != c.host
             && home.is_some()

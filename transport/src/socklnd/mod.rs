@@ -334,6 +334,6 @@ mod tests {
     fn sizes() {
         assert!(size_of::<Conn<Lnet>>() <= 1024);
         assert!(size_of::<Peer<TxDone>>() <= 384);
-        const { assert!(Lnet::PEER_BYTES <= 152) };
+        const { assert!(Lnet::PEER_BYTES <= 160) };
     }
 }

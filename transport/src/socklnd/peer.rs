@@ -224,6 +224,8 @@ pub(super) struct Peer<T> {
     pub(super) interval: u64,
     /// Last hard failure.
     pub(super) failed_at: u64,
+    /// No back-off keeps it.
+    pub(super) let_go: bool,
     /// Reason why the last dial failed, until one succeeds.
     pub(super) why: Option<DialWhy>,
     /// Incarnation of the present set.
@@ -266,6 +268,7 @@ impl<T> Peer<T> {
             leaving: None,
             interval: 0,
             failed_at: 0,
+            let_go: false,
             why: None,
             incarnation: None,
             version: None,

@@ -98,6 +98,9 @@ impl<U: Upper> Socklnd<U> {
         self.refused(up, cx, key, dial.under_way());
         let refused = self.peers.get(key).is_some_and(|p| p.why == Some(DialWhy::Tcp(DialError::Refused)));
         self.fail_queue(up, cx, key, if refused { LnetError::Refused } else { LnetError::Unreachable });
+        if self.peers.get(key).is_some_and(|p| p.let_go) {
+            self.forget_if_idle(up, cx, key);
+        }
     }
 
     /// Handles NONE: a race was lost, or the peer has enough connections. It is dialled again after the shortest interval,
@@ -398,7 +401,11 @@ impl<U: Upper> Socklnd<U> {
 
     /// Drops a peer's entry when nothing depends on it.
     pub(super) fn forget_if_idle(&mut self, up: &mut U, cx: &mut Cx, key: Key) {
-        let Some(p) = self.peers.get(key) else { return };
+        let Some(p) = self.peers.get_mut(key) else { return };
+        if p.let_go && p.unwanted() && up.waiting(p.up) == 0 {
+            p.interval = 0;
+            p.dial_event(DialEvent::Due);
+        }
         if p.idle() && up.idle(p.up) {
             let id = p.id;
             up.peer_gone(p.up, &p.moved);

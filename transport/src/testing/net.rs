@@ -362,6 +362,8 @@ impl Net {
 
     /// Nothing is out at a node: no cookie, lend, credit, operation, queued message or copy job, no receive buffer.
     pub fn assert_at_rest(&self, node: usize) {
+        let m = &self.nodes[node].machine;
+        assert_eq!(m.waiting(), m.waiting_recounted(), "node {node}");
         let g = self.nodes[node].machine.gauges();
         let held = g.held + g.on_their_way;
         let out = (g.cookies, g.lends, g.credits_used, g.ops, g.queued, held, g.copy_jobs);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use transport::lnd::{Config, Payload, PeerByHand, PeerError, Shards, Sink};
 use transport::lnet::by_hand::PeerAsk;
-use transport::lnet::{Event, MdMem, MdSpec};
+use transport::lnet::{Event, MdMem, MdSpec, Op};
 use transport::node::Input;
 use transport::testing::data::{Spot, bytes};
 use transport::testing::net::{Net, SEC};
@@ -44,6 +44,33 @@ fn nodes(by_hand: &[&str], shards: u16, discovery: bool) -> Net {
     net.run(SEC / 100);
     net.take_events(b);
     net
+}
+
+/// A peer that has never answered is gone as soon as it is deleted and nothing is under way to it, however long its back-off.
+#[test]
+fn a_deleted_peer_that_never_answered_is_not_kept() {
+    const GONE: &str = "10.0.0.77@tcp";
+    for (shards, silent) in [(1, false), (1, true), (2, false), (2, true)] {
+        let mut net = nodes(&["10.0.0.77@tcp,10.1.0.77@tcp1"], shards, true);
+        if silent {
+            net.mute([10, 0, 0, 77].into());
+            net.mute([10, 1, 0, 77].into());
+        }
+        let held = |net: &Net| -> usize {
+            (0..usize::from(shards)).map(|n| net.nodes[n].machine.gauges().peers).sum()
+        };
+        net.op(0, Op::Ping { tag: 7, target: ProcessId::lustre(nid(GONE)) });
+        net.run(5 * SEC);
+        assert!(held(&net) > 0, "{shards} {silent}");
+        assert_eq!(ask(&mut net, shards, &del(GONE, &[])), Ok(()));
+        net.run(SEC / 100);
+        // An operation that is out ends as it does.
+        assert_eq!(held(&net) > 0, silent, "{shards} {silent}");
+        if silent {
+            net.run(160 * SEC);
+            assert_eq!(held(&net), 0, "{shards} {silent}");
+        }
+    }
 }
 
 /// Gives the order to all shards: all take it, or none.

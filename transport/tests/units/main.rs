@@ -18,6 +18,7 @@ mod examples;
 mod faults;
 mod figures;
 mod group;
+mod hearsay;
 mod homes;
 mod hostile;
 mod identity;

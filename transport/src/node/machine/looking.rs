@@ -37,6 +37,17 @@ impl Machine {
         self.lnet.ops.len()
     }
 
+    /// Messages that wait for credits, or until their peer is known.
+    pub fn waiting(&self) -> usize {
+        self.lnet.waiting()
+    }
+
+    /// The same, counted anew.
+    #[cfg(feature = "testing")]
+    pub fn waiting_recounted(&self) -> usize {
+        self.lnet.waiting_recounted()
+    }
+
     fn with_credits(&self, mut brief: PeerBrief, above: Key) -> PeerBrief {
         let (used, waiting) = self.lnet.credits(above);
         brief.credits_used = used;
