@@ -118,6 +118,15 @@ fn an_interface_goes_down_and_its_ni_with_it() {
         return;
     }
     let [a, b] = two_links("tcp1");
+    // Each is the node that is meant in its own namespace, and in a third one neither is.
+    for node in [&a, &b] {
+        let out = node.ns.pollnd(&["lnetctl", "net", "show", "--net", "tcp"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&out.stdout).contains(&node.nids[0]), "{out:?}");
+    }
+    let elsewhere = Namespace::new().pollnd(&["lnetctl", "net", "del", "--net", "tcp1"]).output().unwrap();
+    let said =
+        String::from_utf8_lossy(&elsewhere.stderr).into_owned() + &String::from_utf8_lossy(&elsewhere.stdout);
+    assert!(!elsewhere.status.success() && said.contains("no node runs in this network namespace"), "{said}");
     a.ctl(&["lnetctl", "discover", &b.nids[0]]);
     a.pings(&b.nids[0], "5");
     // Both ends of a link that is down lose their carrier.

@@ -92,8 +92,10 @@ impl Lnet {
             }
         };
         let Some(lease) = self.lease(cx, lnd, msg, to) else {
-            return match msg.over <= cx.now {
-                true => self.left_behind(cx, lnd, msg),
+            // Behind the one message that such a node has nobody waits, as far as it is known here.
+            return match self.stuck.has(msg.hdr.dest_nid, cx.now) {
+                true => self.waits_no_more(cx, lnd, msg, Stays::Stuck),
+                false if msg.over <= cx.now => self.left_behind(cx, lnd, msg),
                 false => lnd.hold(self, cx, msg.key, Hold::Buffer),
             };
         };
@@ -111,10 +113,16 @@ impl Lnet {
     /// Drops a message that waits for a router buffer: what its sender left is over.
     #[cold]
     pub(super) fn left_behind<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
+        self.waits_no_more(cx, lnd, msg, Stays::LeftBehind);
+    }
+
+    /// Drops a message that has its place in a line.
+    #[cold]
+    fn waits_no_more<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived, why: Stays) {
         if let Some(ticket) = lnd.ticket(msg.key) {
             self.leave_line(msg.peer, &ticket);
         }
-        self.stays(cx, (lnd.ni(), Some(msg.peer)), Stays::LeftBehind, &msg.hdr);
+        self.stays(cx, (lnd.ni(), Some(msg.peer)), why, &msg.hdr);
         lnd.skip(self, cx, msg.key);
     }
 

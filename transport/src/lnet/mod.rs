@@ -3,11 +3,13 @@
 //! `Lnet` is one shard's part of a node. `ops`, `portal` and `peer` hold what it knows; `command` starts what applications
 //! ask for, `hop` chooses its way, by `routes` where no NI leads there, `credits` sends it when there is room, `parse` finds out where
 //! a message's payload goes, `answer` sends ACKs and REPLYs, `forward` passes on what is for other nodes, `cut` before it is whole, `remote` asks other shards,
-//! `upper` is what LNDs call.
+//! `upper` is what LNDs call,
+//! `asking` what discovery has under way.
 
 pub(crate) mod aliases;
 mod answer;
 pub mod api;
+mod asking;
 mod buffers;
 pub mod by_hand;
 mod causes;

@@ -79,9 +79,9 @@ impl Peer {
     pub(super) fn new(
         ni: NiId,
         id: ProcessId,
-        (entry, host): (Key, Key),
-        figures: Box<Figures>,
-        waiting: &Total,
+        entry: Key,
+        host: Key,
+        (waiting, figures): (&Total, Box<Figures>),
     ) -> Peer {
         Peer {
             id,

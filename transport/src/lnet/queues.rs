@@ -225,7 +225,7 @@ mod tests {
         }
         assert_eq!(here.get(), 60);
         assert!(all[0].pop(Line::Own).is_some() && all[1].pop_any().is_some());
-        assert_eq!(all[0].take_for(|nid| nid == Nid::LO).len(), 10);
+        assert_eq!(all[0].take_for(|n| n == Nid::LO).len(), 10);
         assert!(!all[1].leave_answers().is_empty());
         assert_eq!(here.get(), sum(&all));
         let mut moved = all.remove(2);

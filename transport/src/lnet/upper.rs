@@ -70,7 +70,7 @@ impl Upper for Lnet {
 
     fn peer_new(&mut self, ni: NiId, id: ProcessId, entry: Key, host: Key) -> Key {
         let figures = self.kept.take(ni, id);
-        self.peers.insert(Peer::new(ni, id, (entry, host), figures, &self.waiting))
+        self.peers.insert(Peer::new(ni, id, entry, host, (&self.waiting, figures)))
     }
 
     fn peers(&self) -> usize {

@@ -54,14 +54,6 @@ impl Lnet {
         }
     }
 
-    /// The peer's entry goes.
-    pub(super) fn undiscover(&mut self, peer: Key) {
-        let serial = self.peers.get(peer).and_then(|p| p.discovery.serial());
-        if let Some(serial) = serial {
-            self.discovery.asked.remove(&serial);
-        }
-    }
-
     fn lose(&mut self, peer: Key) {
         let serial = self.peers.get_mut(peer).and_then(|p| p.discovery.lose());
         if let Some(serial) = serial {
