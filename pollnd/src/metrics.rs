@@ -17,6 +17,7 @@ use transport::lnet::figures::Latency;
 use transport::node::inspect::{Counts, Inspection};
 use transport::socklnd::Contact;
 
+use crate::inspect::seats::Seats;
 use crate::limits;
 
 /// Longest request in bytes.
@@ -47,6 +48,7 @@ const GAUGES: [&str; 12] = [
 /// A node, as it is collected.
 struct Node {
     front: Arc<Inspection>,
+    guests: Arc<Seats>,
     nids: Vec<String>,
     carrier: String,
 }
@@ -101,6 +103,11 @@ impl Node {
                     false => one.encode_counter::<NoLabelSet, _, f64>(&v, None)?,
                 }
             }
+        }
+        for (name, n) in self.guests.figures() {
+            let help = format!("{name} of pollnd stats");
+            e.encode_descriptor(name, &help, None, MetricType::Gauge)?
+                .encode_gauge(&i64::try_from(n).unwrap_or(i64::MAX))?;
         }
         nis(e, &answered)
     }
@@ -219,12 +226,12 @@ impl Bound {
     /// There is no thread to be had.
     pub(crate) fn serve(
         self,
-        front: Arc<Inspection>,
+        (front, guests): (Arc<Inspection>, Arc<Seats>),
         nids: Vec<String>,
         carrier: String,
     ) -> Result<Metrics, String> {
         let mut registry = Registry::with_prefix("pollnd");
-        registry.register_collector(Box::new(Node { front, nids, carrier }));
+        registry.register_collector(Box::new(Node { front, guests, nids, carrier }));
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, Bound(listener)) = (stop.clone(), self);
         let thread = limits::thread("serves --metrics", move || {

@@ -68,7 +68,7 @@ pub(crate) fn main(mut a: ServeArgs) -> Result<(), String> {
     }
     let served = metrics.map(|m| {
         let nids = [a.nid].iter().chain(&a.node.ni).map(ToString::to_string).collect();
-        m.serve(node.front().clone(), nids, node.describe().to_owned())
+        m.serve((node.front().clone(), guests.clone()), nids, node.describe().to_owned())
     });
     let _served = match served.transpose() {
         Ok(s) => s,

@@ -63,9 +63,9 @@ pub(crate) struct Owed {
 
 /// Operations that guests have left, and bytes of their pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Left {
-    pub(super) ops: u64,
-    pub(super) bytes: u64,
+struct Left {
+    ops: u64,
+    bytes: u64,
 }
 
 impl Left {
@@ -208,8 +208,13 @@ impl Seats {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Operations that guests have left and that are still out, and their pages.
-    pub(super) fn left(&self) -> Left {
+    /// Operations that guests have left and that are still out, and bytes of their pages, as figures of the whole node.
+    pub(crate) fn figures(&self) -> [(&'static str, u64); 2] {
+        let left = self.left();
+        [("guests_left_ops", left.ops), ("guests_left_bytes", left.bytes)]
+    }
+
+    fn left(&self) -> Left {
         let seats = self.seats();
         let aside = *self.aside();
         seats

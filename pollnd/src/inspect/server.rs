@@ -304,9 +304,7 @@ fn lcores(s: &mut UnixStream, shared: &Shared) -> io::Result<Outcome> {
             && let Some(guests) = shared.guests.as_deref()
             && let Some(counters) = v["counters"].as_object_mut()
         {
-            let left = guests.left();
-            counters.insert("guests_left_ops".into(), json!(left.ops));
-            counters.insert("guests_left_bytes".into(), json!(left.bytes));
+            counters.extend(guests.figures().map(|(name, n)| (name.to_owned(), json!(n))));
         }
         say(s, &v)?;
     }
