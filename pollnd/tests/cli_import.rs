@@ -43,7 +43,7 @@ fn file(nids: &[&str], more: &str) -> String {
     format!("net:\n{}{more}", nids.iter().map(one).collect::<String>())
 }
 
-/// Whoever asks reads the file: what its path is to the node says nothing. `/proc/self/fd/0` is another file for each process.
+/// The asker reads the file: its path says nothing to the node. `/proc/self/fd/0` is another file for each process.
 #[test]
 fn the_asker_s_file_is_taken_and_not_the_node_s() {
     let (at, a) = (Place::new(), nid(own_ip()));
@@ -88,14 +88,14 @@ fn the_asker_s_file_is_taken_and_not_the_node_s() {
     node.stop().good();
 }
 
-/// What a file does not say stays, and what it says is added or set: nobody loses a route by a file that has another.
+/// A file adds and sets, and all that it does not say stays: nobody loses a route by a file that has another.
 #[test]
 fn an_import_adds_and_sets_and_keeps_all_else() {
     let (at, [a, b, c]) = (Place::new(), [(); 3].map(|()| nid(own_ip())));
     let rules = "fault: {drop: [{source: \"*@tcp7\", dest: \"*\", rate: 9}]}\n";
     let path = at.file(&file(&[&a], &format!("{rules}node: {{selftest: false, budget: 48}}\n")));
     let path = path.to_str().unwrap();
-    // What the command line says may be set as by any other order.
+    // A setting of the command line may be changed as by any other order.
     let node = at.node(&["--config", path, "--tunable", "keepalive=10", "--tunable", "zc_min_payload=65536"]);
     at.ctl(&node, &["route", "add", "--net", "tcp3", "--gateway", &b, "--hop", "2"]).good();
     at.ctl(&node, &["peer", "add", "--prim_nid", "10.0.0.2@tcp", "--nid", "10.0.1.2@tcp1"]).good();
@@ -153,7 +153,7 @@ fn an_import_adds_and_sets_and_keeps_all_else() {
         .good()
         .tells(&[&format!("route: tcp3 {b} 3 is new"), "keepalive: was 10, is 11"]);
 
-    // What cannot be changes nothing: a value for the next start, a peer that another has, one of two NIs.
+    // An order that cannot be met changes nothing: a value for the next start, a peer that another has, one of two NIs.
     let before = own();
     for (text, status, says) in [
         ("node: {budget: 49}\nglobal: {retry_count: 1}\n", 240, "budget: 49 ("),

@@ -135,7 +135,7 @@ fn refusals_are_lnetctl_s_or_say_what_to_do() {
     node.stop().good();
 }
 
-/// What has not left goes by another NI, what has ends with an error, and the transfer goes on.
+/// Messages that have not left go by another NI, others end with an error, and the transfer goes on.
 #[test]
 fn a_transfer_survives_nis_that_come_and_go_at_either_end() {
     let (at, [a, b]) = (Place::new(), [(); 2].map(|()| own_ip()));
@@ -292,7 +292,7 @@ fn only_a_node_by_its_file_loses_nis_by_hand_with_it() {
     }
 }
 
-/// What a node exports for lnetctl is imported again by a node whose file has more than lnetctl's files can say.
+/// A node imports its own export for lnetctl, though its file has more than lnetctl's files can say.
 #[test]
 fn an_import_leaves_what_its_file_cannot_say() {
     let (at, a) = (Place::new(), nid(own_ip()));

@@ -90,7 +90,7 @@ fn peers_are_added_and_deleted_by_hand() {
     at.ctl(&node, &["discover", "--force", &first]).good();
     eventually("its own word", || at.peers(&node) == [&*first, "true", &first, &second]);
 
-    // What was only tried is no peer that a backup has.
+    // A NID that was only tried is no peer that a backup has.
     let mistyped = nid(own_ip());
     eventually("an entry of a NID that was tried", || {
         assert!(!at.ctl(&node, &["ping", &mistyped]).status.success());

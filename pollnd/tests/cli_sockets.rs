@@ -132,7 +132,7 @@ fn a_long_transfer_survives_a_restart_of_its_peer() {
     if !can("a_long_transfer_survives_a_restart_of_its_peer") {
         return;
     }
-    // What has left, and died with the peer, is waited for as long.
+    // Messages that had left, and died with the peer, are waited for as long.
     let soon = ["--tunable", "lnet_transaction_timeout=6"];
     let near = node(own_ip(), &soon);
     let (pid, own) = (near.id().to_string(), nid(own_ip()));

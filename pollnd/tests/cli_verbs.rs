@@ -222,7 +222,7 @@ fn files_have_fault_rules() {
         assert!(kept.contains(says), "{says}\n{kept}");
     }
 
-    // What fails later takes them back, and what is wrong changes nothing.
+    // A later failure takes them back, and a wrong order changes nothing.
     let before = at.rules(&node);
     let beyond = net.replace(&nid(a), "203.0.113.9@tcp");
     std::fs::write(path, format!("{beyond}{}", of(&[gets], &[]))).unwrap();

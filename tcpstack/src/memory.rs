@@ -14,7 +14,7 @@
 //! [`HOST_PART`] times what is open besides, which is what a single connection may hold. However many connections a host
 //! has, it leaves a fifth to the others; n hosts that take all they can leave one part in 5^n.
 //!
-//! What is promised is kept when it comes. A promise counts as long as its connection receives: one that has been silent
+//! A promise is kept. It counts as long as its connection receives: one that has been silent
 //! for two epochs cannot be asked for the window back, and may never use it. When it does, as much of it is promised again
 //! as its host's share allows then; the same holds for the window of a SYN, which was offered unseen. So windows that were
 //! offered to many connections of one host are never memory that others wait for.
@@ -45,7 +45,7 @@ const BEGUN_PART: u64 = 8;
 /// Time for which a connection counts as receiving, at least, in ns.
 const EPOCH: u64 = 100_000_000;
 
-/// What one connection holds, and the part of its promise that has not come yet, in bytes of pool memory.
+/// Memory that one connection holds, and the part of its promise that has not come yet, in bytes of pool memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Promise {
     pub(crate) bytes: u64,
@@ -92,7 +92,7 @@ impl Sums {
         self.epoch - epoch.min(self.epoch) < 2
     }
 
-    /// What was promised as of `epoch`, `was`, is `bytes` now.
+    /// A promise as of `epoch`, which was `was`, is `bytes` now.
     #[inline]
     fn change(&mut self, epoch: u64, was: u64, bytes: u64) {
         if self.has(epoch) {
@@ -118,7 +118,7 @@ pub(crate) struct Memory {
     /// Free memory, less the reserve, and less half of it.
     free: u64,
     covered: u64,
-    /// What each host may hold of `covered`.
+    /// Bytes of `covered` that each host may hold.
     little: u64,
     /// Bytes beyond a gap may be kept.
     gaps: bool,
@@ -389,7 +389,7 @@ mod tests {
     use super::*;
 
     const ALL: u64 = 8000;
-    /// What may be held of it.
+    /// The part of it that may be held.
     const ROOM: u64 = 7000;
     const BUF: u64 = 10;
 

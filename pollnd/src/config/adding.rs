@@ -31,7 +31,7 @@ pub(super) struct Import<'a> {
 /// Tunables of router buffers, by class.
 const ROUTER_BUFFERS: [&str; 3] = ["tiny_router_buffers", "small_router_buffers", "large_router_buffers"];
 
-/// What a tunable of lnetctl's comes to where it is 0, which `lnetctl export` writes in place of 0.
+/// The value that 0 stands for in a tunable of lnetctl's: `lnetctl export` writes that in place of 0.
 fn in_force(cfg: &Config, name: &str) -> Option<String> {
     match name {
         "conns_per_peer" => Some(cfg.conns().to_string()),

@@ -1,4 +1,4 @@
-//! What lnetctl writes, or has in its examples, that sets nothing here: readings, and keys of other releases.
+//! Keys that lnetctl writes, or has in its examples, and that set nothing here: readings, and keys of other releases.
 //!
 //! Those that every export has are ignored. Of others that somebody may have meant as a setting a word is said.
 
@@ -59,7 +59,7 @@ mod tests {
     use super::super::model::Said;
     use super::super::reader::read;
 
-    /// What lnetctl of 2.10 to 2.15 writes, from knowledge: nothing of it keeps a node from starting.
+    /// Keys that lnetctl of 2.10 to 2.15 writes, from knowledge: none of them keeps a node from starting.
     #[test]
     fn older_exports_are_read_with_a_word_about_what_sets_nothing() {
         let text = "net:

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file;
 
-/// What is to be given in place of a file that will not do.
+/// The remedy for a file that will not do.
 const WANTED: &str = "a configuration in YAML (docs/config.md)";
 /// The path that stands for standard input, and its name.
 const INPUT: &str = "-";

@@ -175,7 +175,7 @@ pub(super) fn retunes(before: &Config, after: &Config, file: &Loaded) -> (Vec<St
     (steps, restart)
 }
 
-/// What makes a node another: all of it is done, or nothing.
+/// A change of a node: all of it is done, or nothing.
 pub(super) struct Course {
     /// Done before NIs come.
     pub(super) first: Vec<Step>,
@@ -188,7 +188,7 @@ impl Course {
     /// Makes a node of the NIs `nis` what it says, whose arguments are to be `a` then; gives what is other now.
     ///
     /// # Errors
-    /// What failed, and whether all before it could be taken back.
+    /// The step that failed, and whether all before it could be taken back.
     pub(super) fn make(self, front: &Inspection, nis: &Nis, a: &NodeArgs) -> Result<Vec<String>, String> {
         let Course { first, renewal, fresh } = self;
         run(front, &first)?;

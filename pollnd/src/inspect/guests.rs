@@ -188,7 +188,7 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
         return refused(shared.no_guests());
     };
     let ctl = Arc::new(Ctl::default());
-    // What was left by others has its place, too, and so have commands to come, should this one be killed.
+    // Operations that others left have their place, too, and so have commands to come, should this one be killed.
     let spare = SPARE.min((DEPTH / 4 * 3).saturating_sub(flight as usize + owed.len()));
     let cfg = job.client(flight, spare as u64, tags);
     let bytes = cfg.bulk_len as u64;

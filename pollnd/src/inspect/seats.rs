@@ -43,7 +43,7 @@ pub(crate) struct Seats {
     /// The console's, until it has sat down.
     console_seat: Mutex<Option<Seat>>,
     console: OnceLock<Result<Host, String>>,
-    /// What is owed to the seats that are taken, as it was when they were.
+    /// Operations that were owed to the seats that are taken, when they were.
     aside: Mutex<Left>,
     /// The NID in its sessions' names, and its node's measures.
     own: OnceLock<Nid>,

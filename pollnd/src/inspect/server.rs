@@ -162,7 +162,7 @@ fn converse(mut s: UnixStream, shared: &Shared, silent: &Silent) {
     loop {
         while let Some(end) = buf.iter().skip(seen).position(|b| *b == b'\n') {
             let rest = buf.split_off(seen + end + 1);
-            // What a long one took goes with it.
+            // The time that a long one took goes with it.
             let line = std::mem::replace(&mut buf, rest);
             seen = 0;
             silent.since(None);

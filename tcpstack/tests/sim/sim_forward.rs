@@ -320,7 +320,7 @@ fn rest(w: &mut World) {
     }
 }
 
-/// How the turns of the two lcores lie to each other.
+/// Places of the two lcores' turns to each other.
 #[derive(Clone, Copy, PartialEq)]
 enum Turns {
     /// One after the other: a seed is the same run each time.

@@ -53,7 +53,7 @@ fn burst(b: &mut Bench, p: &mut Peer, most: usize) -> usize {
     let took = b.s.connection(p.flow).unwrap().bytes_received.unwrap();
     let window = b.s.connection(p.flow).unwrap().rcv_wnd.unwrap() as usize;
     let n = (window / MSS).min(most);
-    // What was not taken comes again.
+    // Segments that were not taken come again.
     p.seq = Seq(101).plus(took);
     for _ in 0..n {
         let f = Fields { seq: p.seq, ack: p.ack, flags: ACK, win: 1000 };
@@ -81,7 +81,7 @@ fn used(b: &Bench) -> u64 {
     (all - free) * BUFS / all
 }
 
-/// What comes of a transfer that is read: the least that was sent in a round of a window, in segments. The window of its SYN
+/// Runs a transfer that is read, and holds the least that was sent in a round of a window, in segments, to what carries bulk. The window of its SYN
 /// was offered whatever there is, so that is used in small rounds first.
 fn bulk(b: &mut Bench, p: &mut Peer, rounds: usize) {
     let lost = b.s.counters().rx_overflow;
@@ -181,7 +181,7 @@ fn a_share_is_given_back_with_the_connection() {
             0 => b.s.close(p.flow, Close::Abort),
             1 => b.s.close(p.flow, Close::Both),
             2 => drop(b.read(p.flow)),
-            // What came before the peer's end is for the reader, who has gone by now.
+            // Bytes before the peer's end are for the reader, who has gone by now.
             _ => {
                 let took = b.s.connection(p.flow).unwrap().bytes_received.unwrap();
                 let f = Fields { seq: Seq(101).plus(took), ack: p.ack, flags: RST, win: 0 };

@@ -206,7 +206,7 @@ fn tiny(cfg: StackConfig, peers: u16, gap: u64) {
         for p in &mut bad {
             let c = b.s.connection(p.flow).unwrap();
             if gap == 1 {
-                // What was not taken comes again.
+                // Segments that were not taken come again.
                 p.seq = Seq(101).plus(c.bytes_received.unwrap());
             }
             let off = if gap == 1 { 0 } else { (round + 1) * gap };

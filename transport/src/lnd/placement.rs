@@ -227,7 +227,7 @@ impl Placement {
         }
     }
 
-    /// What was copied into pages of its own is a piece; what is copied next is another one.
+    /// Bytes that were copied into pages of their own are a piece; the next ones are another.
     fn end_copies(&mut self) {
         if let Some((mut pages, n)) = self.copies.take() {
             pages.truncate(n);

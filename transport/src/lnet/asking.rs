@@ -13,7 +13,7 @@ use crate::wire::Nid;
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
 const ROOM: u32 = 272;
 
-/// What the states are moved by.
+/// Events that move the states.
 #[derive(Debug)]
 pub(super) enum News {
     /// An operation of the node's own has ended.

@@ -605,7 +605,7 @@ mod tests {
         assert!(all_pools.iter().all(|(ours, theirs)| ours == theirs), "{all_pools:?}");
     }
 
-    /// What was out is home again, and nothing has waited.
+    /// All buffers are home again, and nothing has waited.
     #[test]
     fn fewer_buffers_alone_are_no_debt() {
         let mut pool = Pool::default();

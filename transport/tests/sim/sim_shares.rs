@@ -25,7 +25,7 @@ const CONNS: u32 = 30;
 struct Peer {
     key: Key,
     ids: (Nid, Nid),
-    /// What it sends, from `first` on; how much of it the node has.
+    /// The bytes that it sends, from `first` on; how much of them the node has.
     bytes: Vec<u8>,
     first: Seq,
     acked: usize,
@@ -118,7 +118,7 @@ impl World {
         for (s, data) in self.wire.heard() {
             self.hear(&s, data.len());
         }
-        // What is not acknowledged within a turn was not taken.
+        // Bytes that are not acknowledged within a turn were not taken.
         for p in &mut self.peers {
             p.sent = p.acked;
         }

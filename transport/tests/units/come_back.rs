@@ -285,7 +285,7 @@ fn a_peer_that_has_lost_a_rail_is_told_by_another() {
     }
 }
 
-/// What was counted of a NID stays when its connections die, and goes on with each recovery ping: the NIDs' sum is that of our NIs.
+/// Counts of a NID stay when its connections die, and go on with each recovery ping: the NIDs' sum is that of our NIs.
 #[test]
 fn counts_of_a_rail_that_was_lost_stay() {
     for shards in [1u16, 3] {

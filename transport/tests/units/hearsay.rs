@@ -120,7 +120,7 @@ fn pings_of_what_a_stranger_told_end_with_it_and_leave_nothing() {
     }
 }
 
-/// What is held for it is the stranger's to pay: with a small budget it has half, and others find room.
+/// The stranger pays for all that is held for it: with a small budget it has half, and others find room.
 #[test]
 fn a_stranger_pays_for_whom_it_makes_us_ask() {
     let mut w = World::new(Config { budget: 40 * ENTRY, ..short(1) }, true);
