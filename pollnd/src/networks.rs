@@ -334,18 +334,34 @@ pub(crate) fn place_for(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<
         return Ok(0);
     }
     let all = ports(a)?;
-    let short = |device: &str| device.split(',').next() == name;
-    let named = || all.iter().find(|p| Some(p.device) == name || short(p.device));
-    let has = || all.iter().find(|p| p.nids.iter().any(|n| n.ip() == Some(ip)));
     let same = |own: IpAddr, p: &Asked<'_>| {
         own.is_ipv4() == ip.is_ipv4() && masked(own, p.prefix(own)) == masked(ip, p.prefix(own))
     };
     let within = || all.iter().find(|p| p.nids.iter().filter_map(|n| n.ip()).any(|own| same(own, p)));
-    let only = || if let [only] = &all[..] { Some(only) } else { None };
-    named().or_else(has).or_else(within).or_else(only).map(|p| p.place).ok_or_else(|| {
-        let listed = all.iter().map(|p| p.device).collect::<Vec<_>>().join(", ");
-        format!("{ip}: it is in the network of none of {listed}: name its port, as `interfaces: 0: DEVICE` of the NI")
+    let found = name.and_then(|n| named(&all, n)).or_else(|| of_address(&all, ip)).or_else(within);
+    found.map(|p| p.place).ok_or_else(|| {
+        format!(
+            "{ip}: it is in the network of none of {}: name its port, as `interfaces: 0: DEVICE` of the NI",
+            devices_of(&all)
+        )
     })
+}
+
+/// The port of a name: the device, or what stands before its arguments.
+pub(crate) fn named<'p, 'a>(all: &'p [Asked<'a>], name: &str) -> Option<&'p Asked<'a>> {
+    let short = |p: &&Asked<'_>| p.device.split(',').next() == Some(name);
+    all.iter().find(|p| p.device == name).or_else(|| all.iter().find(short))
+}
+
+/// The port that has the address, or the only one.
+pub(crate) fn of_address<'p, 'a>(all: &'p [Asked<'a>], ip: IpAddr) -> Option<&'p Asked<'a>> {
+    let has = all.iter().find(|p| p.nids.iter().any(|n| n.ip() == Some(ip)));
+    has.or(if let [only] = all { Some(only) } else { None })
+}
+
+/// Names of ports, for those who choose one.
+pub(crate) fn devices_of(all: &[Asked<'_>]) -> String {
+    all.iter().map(|p| p.device).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether the node is on ports, and not on kernel sockets.

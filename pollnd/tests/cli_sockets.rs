@@ -162,7 +162,7 @@ fn a_long_transfer_survives_a_restart_of_its_peer() {
     near.stop().good();
 }
 
-/// Whoever gives up leaves operations behind that LNet has not ended, and their seat to the next.
+/// A command that gives up leaves operations behind that LNet has not ended, and their seat to the next.
 #[test]
 fn commands_that_gave_up_hold_no_seat_of_a_node() {
     if !can("commands_that_gave_up_hold_no_seat_of_a_node") {

@@ -73,6 +73,11 @@ struct Sums {
 }
 
 impl Sums {
+    /// None yet, in this epoch.
+    fn at(epoch: u64) -> Sums {
+        Sums { epoch, ..Sums::default() }
+    }
+
     #[inline]
     fn turn(&mut self, epoch: u64) {
         if epoch != self.epoch {
@@ -138,7 +143,7 @@ impl Memory {
             covered: 0,
             little: 0,
             gaps: false,
-            promised: Sums { epoch: 2, ..Sums::default() },
+            promised: Sums::at(2),
             hosts: Vec::new(),
             spare: Vec::new(),
             by_addr: HashMap::new(),
@@ -164,7 +169,7 @@ impl Memory {
         let host = match self.by_addr.get(addr) {
             Some(i) => *i,
             None => {
-                let h = Host { addr: *addr, conns: 0, held: 0, promised: self.promised_to_nobody() };
+                let h = Host { addr: *addr, conns: 0, held: 0, promised: Sums::at(self.promised.epoch) };
                 let i = self.spare.pop().unwrap_or(self.hosts.len() as u32);
                 match self.hosts.get_mut(i as usize) {
                     Some(place) => *place = h,
@@ -178,10 +183,6 @@ impl Memory {
             h.conns += 1;
         }
         Promise { host, ..Promise::default() }
-    }
-
-    fn promised_to_nobody(&self) -> Sums {
-        Sums { epoch: self.promised.epoch, ..Sums::default() }
     }
 
     /// A connection is forgotten: it holds nothing, and nothing is promised to it.
@@ -362,18 +363,24 @@ impl Memory {
         held + siblings + weight <= open.saturating_sub(siblings) * HOST_PART
     }
 
+    /// Bytes that any host may hold, as long as half of the reserve is there.
+    #[inline]
+    fn least(&self) -> u64 {
+        self.covered.min(self.little)
+    }
+
     /// Whether it may, for a connection that holds nothing which could be read: each may have a segment until the host
     /// has the larger part of all, and a host of which little or nothing is held always.
     #[inline]
     pub(crate) fn may_begin(&mut self, p: &Promise, weight: u64) -> bool {
-        let most = (self.free * BEGUN_PART).max(self.covered.min(self.little));
+        let most = (self.free * BEGUN_PART).max(self.least());
         self.host(p).is_none_or(|h| h.held == 0 || h.held + weight <= most)
     }
 
     /// Whether a connection that holds nothing is offered `weight` whatever was promised to others.
     #[inline]
     pub(crate) fn has_little(&mut self, p: &Promise, weight: u64) -> bool {
-        let little = self.covered.min(self.little);
+        let little = self.least();
         weight <= self.free || self.host(p).is_some_and(|h| h.held + weight <= little)
     }
 

@@ -19,9 +19,8 @@
 //! 9 KiB. Of the memory that is free and not promised to others, one connection is promised half, and never so much
 //! that what it holds already and the promise together exceed it, nor more than its host's share ([`crate::memory`]).
 //! A connection that holds nothing is offered two segments even where all is promised, as long as memory is free. The
-//! edge never moves back (RFC 9293 §3.8.6); a connection that was silent may come back to a promise that is no longer
-//! covered, and a window that was offered when its host held less: what finds no memory then is dropped, counted, and
-//! comes again.
+//! edge never moves back (RFC 9293 §3.8.6); a connection that was silent may come back to a promise that memory, or its
+//! host's share, no longer covers: what finds no memory then is dropped, counted, and comes again.
 
 use crate::addr::Addr;
 use crate::memory::{Memory, Promise};

@@ -3,7 +3,6 @@
 use transport::lnd::tunables::{self, TuneError};
 use transport::lnd::{Config, PeerByHand, Route};
 use transport::lnet::faults::FaultRule;
-use transport::lnet::routes::RouteView;
 use transport::node::inspect::Inspection;
 use transport::wire::Nid;
 
@@ -13,7 +12,7 @@ use super::options::options;
 use super::outcome::Outcome;
 use super::own_nis::{Nis, Renewal, Wanted};
 use super::reader::CREDITS;
-use super::steps::{Course, differs, repeers, reroutes, rerules, retunes};
+use super::steps::{Course, Lists, differs, retunes};
 use crate::args::ServeArgs;
 use crate::{networks, settings};
 
@@ -113,17 +112,13 @@ impl Import<'_> {
         let (renewal, other) = self.renewal(&before).map_err(Outcome::Faults)?;
         let nids: Vec<Nid> = self.nis.nids().into_iter().chain(renewal.comes()).collect();
 
-        let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
-        let now: Vec<Route> = now.iter().map(RouteView::route).collect();
-        let then = routes(file, &now, &after.site_routes, &nids).map_err(Outcome::Faults)?;
-        let (gone, fresh) = reroutes(&now, &then);
-        let (_, now) = front.by_hand(None).map_err(|e| failed(e.to_string()))?;
-        let (lost, found) = repeers(&now, &peers(file, &now, &nids).map_err(Outcome::Faults)?);
-        let (_, now) = front.faults(None).map_err(|e| failed(e.to_string()))?;
-        let now: Vec<FaultRule> = now.iter().map(|v| v.rule).collect();
-        let then = rules(file, &now);
-        FaultRule::check_all(&then).map_err(|e| Outcome::Faults(format!("fault: {e}\n")))?;
-        let (ended, begun) = rerules(&now, &then);
+        let now = Lists::of(front).map_err(failed)?;
+        let then = Lists {
+            routes: routes(file, &now.routes, &after.site_routes, &nids).map_err(Outcome::Faults)?,
+            peers: peers(file, &now.peers, &nids).map_err(Outcome::Faults)?,
+            faults: rules(file, &now.faults),
+        };
+        FaultRule::check_all(&then.faults).map_err(|e| Outcome::Faults(format!("fault: {e}\n")))?;
 
         let mut restart = self.at_start().map_err(Outcome::Faults)?;
         restart.extend(other);
@@ -132,9 +127,7 @@ impl Import<'_> {
         if !restart.is_empty() {
             return Err(Outcome::Restart(restart));
         }
-        let first = tuned.into_iter().chain(gone).chain(lost).chain(ended).collect();
-        let fresh = fresh.into_iter().chain(found).chain(begun).collect();
-        let course = Course { first, fresh, renewal };
+        let course = Course::new(tuned, renewal, &now, &then);
         Ok((course.make(front, self.nis, &self.args.node).map_err(failed)?, notes))
     }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transport::lnd::{Config, NiConfig, PeerByHand, Route};
-use transport::lnet::routes::RouteView;
 use transport::node::inspect::Inspection;
 
 use super::adding::Import;
@@ -17,7 +16,7 @@ use super::outcome::Outcome;
 use super::own_nis::{self, Nis};
 use super::reader::CREDITS;
 use super::source::Source;
-use super::steps::{Course, differs, repeers, reroutes, rerules, retunes, was};
+use super::steps::{Course, Lists, differs, retunes, was};
 use super::write::Style;
 use super::yaml::Place;
 use crate::args::{Cli, Command, ServeArgs};
@@ -203,14 +202,9 @@ impl Live {
         let nids = networks::nids(&new.node);
         Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
         PeerByHand::check_all(&after.peers, &nids).map_err(|e| Outcome::Faults(format!("peer: {e}\n")))?;
-        let (_, now) = front.by_hand(None).map_err(|e| failed(e.to_string()))?;
-        let (lost, found) = repeers(&now, &after.peers);
-        let (_, now) = front.routes(None).map_err(|e| failed(e.to_string()))?;
-        let (gone, fresh) =
-            reroutes(&now.iter().map(RouteView::route).collect::<Vec<_>>(), &after.all_routes());
-        let (_, now) = front.faults(None).map_err(|e| failed(e.to_string()))?;
-        let rules = now.iter().map(|v| v.rule).collect::<Vec<_>>();
-        let (ended, begun) = rerules(&rules, &new.node.fault);
+        let now = Lists::of(front).map_err(failed)?;
+        let (routes, peers, faults) = (after.all_routes(), after.peers.clone(), new.node.fault.clone());
+        let then = Lists { routes, peers, faults };
         let renewal = self.nis.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
         let mut restart = at_start(old, new, file);
         let said = file.model.said(Part::Tunables, CREDITS).map(|s| s.at);
@@ -223,9 +217,7 @@ impl Live {
         if !restart.is_empty() {
             return Err(Outcome::Restart(restart));
         }
-        let first = tuned.into_iter().chain(gone).chain(lost).chain(ended).collect();
-        let fresh = fresh.into_iter().chain(found).chain(begun).collect();
-        Course { first, renewal, fresh }.make(front, &self.nis, &new.node).map_err(failed)
+        Course::new(tuned, renewal, &now, &then).make(front, &self.nis, &new.node).map_err(failed)
     }
 }
 

@@ -4,7 +4,7 @@ use transport::lnd::tunables::{ALL, Change};
 use transport::lnd::{Config, PeerByHand, Route};
 use transport::lnet::by_hand::PeerAsk;
 use transport::lnet::faults::{FaultAsk, FaultRule};
-use transport::lnet::routes::RouteAsk;
+use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
 
 use super::merge::Loaded;
@@ -74,8 +74,32 @@ fn undo(front: &Inspection, steps: &[Step]) -> bool {
     steps.iter().rev().filter(|s| s.back.give(front).is_err()).count() == 0
 }
 
+/// Lists of a node that orders change one by one.
+pub(super) struct Lists {
+    pub(super) routes: Vec<Route>,
+    pub(super) peers: Vec<PeerByHand>,
+    pub(super) faults: Vec<FaultRule>,
+}
+
+impl Lists {
+    /// Those of a node, now.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) fn of(front: &Inspection) -> Result<Lists, String> {
+        let (_, routes) = front.routes(None).map_err(|e| e.to_string())?;
+        let (_, peers) = front.by_hand(None).map_err(|e| e.to_string())?;
+        let (_, faults) = front.faults(None).map_err(|e| e.to_string())?;
+        Ok(Lists {
+            routes: routes.iter().map(RouteView::route).collect(),
+            peers,
+            faults: faults.iter().map(|v| v.rule).collect(),
+        })
+    }
+}
+
 /// Steps that make routes others: those that go, so that one may come again otherwise, and those that come.
-pub(super) fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
+fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
     let del = |r: &Route| Order::Route(RouteAsk::Del { net: r.net, gateway: r.gateway });
     let add = |r: &Route| Order::Route(RouteAsk::Add(*r));
     let gone = now.iter().filter(|r| !then.contains(r)).map(|r| Step {
@@ -94,7 +118,7 @@ pub(super) fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) 
 }
 
 /// Steps that make the peers by hand others: those that go, so that one may come again otherwise, and those that come. One that gets NIDs stays.
-pub(super) fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
+fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
     let del = |p: &PeerByHand| Some(Order::Peer(PeerAsk::Del { primary: p.primary()?, nids: Vec::new() }));
     let add = |p: &PeerByHand| Order::Peer(PeerAsk::Add(p.clone()));
     // The same with NIDs behind those that it has.
@@ -118,7 +142,7 @@ pub(super) fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Ve
 
 /// Steps that make the fault rules others. Rules are tried in their order, so all behind the first one that is other go, the last first, and
 /// come again.
-pub(super) fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
+fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
     let of = |rules: &[FaultRule]| {
         let (late, early): (Vec<FaultRule>, Vec<FaultRule>) =
             rules.iter().copied().partition(fault_rules::delays);
@@ -178,13 +202,27 @@ pub(super) fn retunes(before: &Config, after: &Config, file: &Loaded) -> (Vec<St
 /// A change of a node: all of it is done, or nothing.
 pub(super) struct Course {
     /// Done before NIs come.
-    pub(super) first: Vec<Step>,
-    pub(super) renewal: Renewal,
+    first: Vec<Step>,
+    renewal: Renewal,
     /// Done then: routes may lead by NIs that are new, or to networks that become the node's own.
-    pub(super) fresh: Vec<Step>,
+    fresh: Vec<Step>,
 }
 
 impl Course {
+    /// The one of tunables, of NIs, and of these lists.
+    pub(super) fn new(tuned: Vec<Step>, renewal: Renewal, now: &Lists, then: &Lists) -> Course {
+        let (mut first, mut fresh) = (tuned, Vec::new());
+        for (goes, comes) in [
+            reroutes(&now.routes, &then.routes),
+            repeers(&now.peers, &then.peers),
+            rerules(&now.faults, &then.faults),
+        ] {
+            first.extend(goes);
+            fresh.extend(comes);
+        }
+        Course { first, renewal, fresh }
+    }
+
     /// Makes a node of the NIs `nis` what it says, whose arguments are to be `a` then; gives what is other now.
     ///
     /// # Errors

@@ -67,18 +67,12 @@ fn net_number(order: &NetOrder) -> Result<Option<u16>, Failure> {
 /// The place of the port that `name` names, or of the only one, or of the one that has the address.
 fn port(a: &NodeArgs, name: Option<&str>, ip: IpAddr) -> Result<usize, Failure> {
     let all = networks::ports(a)?;
-    let listed = || all.iter().map(|p| p.device).collect::<Vec<_>>().join(", ");
+    let listed = || networks::devices_of(&all);
     let Some(name) = name else {
-        let has = all.iter().find(|p| p.nids.iter().any(|n| n.ip() == Some(ip)));
-        return match (has, &all[..]) {
-            (Some(p), _) => Ok(p.place),
-            (None, [only]) => Ok(only.place),
-            _ => Err(bad(format!("{ip}: name its port with --if: {}", listed()))),
-        };
+        let found = networks::of_address(&all, ip).map(|p| p.place);
+        return found.ok_or_else(|| bad(format!("{ip}: name its port with --if: {}", listed())));
     };
-    let short = |device: &str| device.split(',').next() == Some(name);
-    let found = all.iter().find(|p| p.device == name).or_else(|| all.iter().find(|p| short(p.device)));
-    found.map(|p| p.place).ok_or_else(|| {
+    networks::named(&all, name).map(|p| p.place).ok_or_else(|| {
         let text = format!(
             "{name}: this node drives {}, and ports are opened when it starts: restart it with that one, too (--port, --vdev)",
             listed()

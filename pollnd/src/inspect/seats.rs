@@ -1,9 +1,9 @@
 //! Seats of a node, for the commands of other processes: each is an application of the node like any other, behind rings.
 //!
-//! Whoever leaves does not wait for operations that are out: those are owed to the seat, by their tags, and whoever sits there next
+//! A guest that leaves does not wait for operations that are out: those are owed to the seat, by their tags, and whoever sits there next
 //! passes them over. A node looks after its free seats ([`Seats::hear`]), since what comes there may hold memory.
 //!
-//! What is out to one node that takes nothing leaves room for commands to others: half of a seat at most, and no more than is free there.
+//! Operations that are out to one node that takes nothing leave room for commands to others: half of a seat at most, and no more than is free there.
 //! Pages of what is out count with it ([`Seats::left`]).
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

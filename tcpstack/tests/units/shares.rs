@@ -154,7 +154,7 @@ fn each_further_host_leaves_a_fifth_of_the_rest_at_the_least() {
         assert!(left + BURST >= free / 5, "{left} of {free} buffers are left by host {n}");
         free = left;
         let mut good = join(&mut b, host(false, 90 + n), 1);
-        // Who comes then goes on, if by single segments.
+        // A host that comes then goes on, if by single segments.
         for _ in 0..30 {
             burst(&mut b, &mut good, 2);
             assert!(b.read(good.flow).len() >= MSS, "after {n}");

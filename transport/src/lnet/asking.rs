@@ -11,7 +11,7 @@ use crate::stream::slab::Key;
 use crate::wire::Nid;
 
 /// First sink of a ping, and first room for a push, in bytes: what kernels begin with (lnet.md §6.1).
-const ROOM: u32 = 272;
+pub(super) const ROOM: u32 = 272;
 
 /// Events that move the states.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(super) struct Discovery {
     pub(super) info: u32,
     /// It has changed, and nobody knows: our features before and now.
     pub(super) changed: Option<u32>,
-    /// Which of our NIs are up has changed, and nobody knows.
+    /// The list of our NIs that are up has changed, and nobody knows.
     pub(super) links: bool,
     /// Messages that wait until their peer is known.
     pub(super) held: usize,
@@ -82,11 +82,6 @@ impl Discovery {
     pub(super) fn info_changed(&mut self, features: u32) {
         self.info = self.info.wrapping_add(1);
         *self.changed.get_or_insert(0) |= features;
-    }
-
-    /// Number of our info, as it is now.
-    pub(super) fn info(&self) -> u32 {
-        self.info
     }
 
     /// Number of the next operation of the node's own.

@@ -238,7 +238,7 @@ impl Lnet {
     }
 }
 
-/// Which of these NIDs a node says are down, a bit each.
+/// Those of these NIDs that a node says are down, a bit each.
 fn down_of(info: &PingInfo, nids: &[Nid]) -> u32 {
     let down = |n: &Nid| info.status_of(*n) == Some(NiStatus::Down);
     nids.iter().enumerate().filter(|n| down(n.1)).fold(0, |m, n| m | 1u32 << n.0)

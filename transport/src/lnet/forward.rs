@@ -143,7 +143,7 @@ impl Lnet {
         if ways.peek().is_none() {
             return Err(Stays::NoRoute);
         }
-        // What goes to its destination ends there, whoever that is.
+        // A message ends at its destination, whoever that is.
         let back = |hop: Nid| hop != hdr.dest_nid && self.aliases.are_one(hop, sender);
         ways.find(|(hop, to)| goes(*to) && !back(*hop)).map(|(_, to)| to).ok_or(Stays::Loop)
     }

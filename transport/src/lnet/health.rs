@@ -206,7 +206,7 @@ impl Lnet {
 
     /// A peer says which of its NIs are down; `down` has a bit for each of `nids`. Gives whether anything is new.
     ///
-    /// What waits for one that is down goes by another pair. It is pinged until it is up, should the news of that be lost.
+    /// Messages that wait for one that is down go by another pair. It is pinged until it is up, should the news of that be lost.
     pub(super) fn peer_says<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,

@@ -200,7 +200,7 @@ impl Lnet {
 
     /// Pushes our info to a peer that does not have it, and does not look whether it comes.
     fn push_beside<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
-        let info = self.discovery.info();
+        let info = self.discovery.info;
         let Some(p) = self.peers.get_mut(peer).filter(|p| !p.discovery.has(info)) else { return };
         p.discovery.more().told = info;
         let (ni, id) = (p.ni, p.id);
@@ -228,7 +228,7 @@ impl Lnet {
         }
         let Some(lnd) = lnds.get_mut(hop.ni.index()).filter(|_| !cx.down) else { return };
         let Ok(peer) = self.target_peer(cx, lnd, hop.via, hop.known) else { return };
-        let info = self.discovery.info();
+        let info = self.discovery.info;
         if let Some(p) = self.peers.get_mut(peer).filter(|p| !p.discovery.has(info)) {
             p.discovery.takes_over(features);
             self.aliases.set_heard(hop.via.nid, true);

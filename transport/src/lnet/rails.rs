@@ -78,7 +78,7 @@ impl Lnet {
     fn gather(&mut self, cx: &Cx, target: Nid) -> bool {
         let Some(nids) = self.aliases.nids(target) else { return false };
         let reached = |n: &Nid| cx.cfg.may_dial(*n) && self.nis.iter().any(|own| own.reaches(*n));
-        // What is for a NID behind a gateway is given to that in any case: it may say that the NID is its own.
+        // A message for a NID behind a gateway is given to that in any case: it may say that the NID is its own.
         let leads = |speaker| self.routes.get(target.net(), speaker).is_some();
         let alone = self.aliases.claim_on(target).is_some_and(|c| !leads(c.speaker));
         let mut set = Set { alone, ..Set::default() };

@@ -24,6 +24,7 @@ use std::collections::{BTreeSet, HashMap};
 use fsm::Fsm;
 
 use super::Lnet;
+use super::asking::ROOM;
 use super::causes::BEST;
 use super::ops::OpKind;
 use super::remote::Body;
@@ -36,8 +37,6 @@ use crate::wire::{Nid, ProcessId, WireHandle};
 
 /// NIDs that are pinged at a time, about 2 MiB: there are names of no more (`transport/src/lnet/aliases.rs`).
 const PATIENTS: usize = 16_384;
-/// Least sink of a recovery ping, in bytes: what kernels ask for (lnet.md §6.1).
-const ROOM: u32 = 272;
 
 fsm::fsm! {
     /// Recovery of a peer's NI.

@@ -107,7 +107,7 @@ fn one_that_is_known_by_use_alone_is_asked_once() {
     }
 }
 
-/// Whoever claimed it first: with the first message to it, or from it, the node of the NID is asked.
+/// The node of the NID is asked with the first message to it, or from it, whoever claimed it first.
 #[test]
 fn a_claim_that_came_first_ends_with_the_first_use() {
     for (shards, claim) in [1, 2].into_iter().flat_map(|s| CLAIMS.map(|c| (s, c))) {

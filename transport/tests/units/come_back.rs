@@ -4,12 +4,13 @@
 use std::ops::Range;
 
 use transport::lnd::{Config, LnetError, Payload, PeerByHand, Shards, Sink};
-use transport::lnet::faults::{Fault, FaultAsk, FaultRate, FaultRule, NidPattern};
+use transport::lnet::faults::FaultAsk;
 use transport::lnet::{Event, MdMem, MdSpec};
 use transport::testing::data::{Spot, bytes};
 use transport::testing::net::{Cut, Net, SEC};
 use transport::wire::{Nid, ProcessId};
 
+use crate::faults::no_pushes;
 use crate::routed::{CLIENT, R1, SERVER, World, config as config_of, put};
 
 const AT: Spot = Spot(7, 3);
@@ -350,16 +351,8 @@ fn a_node_behind_a_router_is_asked_again_and_told_again() {
         assert_eq!(puts(&mut w), at);
         let known = |w: &World| w.net.nodes[at].machine.nids_of(nid(CLIENT));
         assert_eq!((w.net.nodes[0].machine.nids_of(nid(SERVER)).len(), known(&w)), (2, Vec::new()));
-        let no_pushes = FaultRule {
-            source: NidPattern::Any,
-            dest: NidPattern::Any,
-            rate: FaultRate::OneIn(1),
-            portals: 1,
-            messages: 2,
-            fault: Fault::Drop,
-        };
         let now = w.net.now;
-        w.net.nodes[at].machine.fault(now, FaultAsk::Add(no_pushes)).unwrap();
+        w.net.nodes[at].machine.fault(now, FaultAsk::Add(no_pushes())).unwrap();
         w.net.add_ni(0..at, nid(A_MORE)).unwrap();
         w.run(60 * SEC);
         assert_eq!(known(&w), Vec::new());

@@ -21,6 +21,17 @@ fn rule(messages: u8, fault: Fault) -> FaultRule {
     FaultRule { source: all, dest: all, rate: FaultRate::OneIn(1), portals: 0, messages, fault }
 }
 
+/// A rule for all such messages, from whomever to whomever; bit n of `portals` is portal n's, and no bit is all of them.
+pub(crate) fn for_all(portals: u64, messages: u8, fault: Fault) -> FaultRule {
+    let any = NidPattern::Any;
+    FaultRule { source: any, dest: any, portals, ..rule(messages, fault) }
+}
+
+/// A rule that lets no push of discovery through: a PUT to portal 0.
+pub(crate) fn no_pushes() -> FaultRule {
+    for_all(1, PUT, Fault::Drop)
+}
+
 fn add(pair: &mut Pair, node: usize, rule: FaultRule) {
     let now = pair.now;
     assert_eq!(pair.nodes[node].machine.fault(now, FaultAsk::Add(rule)), Ok(1));
@@ -198,7 +209,7 @@ fn delayed_messages_end_with_the_node_and_with_the_peer() {
 fn a_deleted_rule_lets_its_messages_go() {
     let short = FaultRule { dest: NidPattern::Any, ..rule(GET, Fault::Delay(5 * SEC)) };
     let long = rule(PUT, Fault::Delay(1000 * SEC));
-    // Where they are sent, and where they are received.
+    // At the node that sends them, and at the one that receives them.
     for (node, way) in [0, 1].into_iter().flat_map(|n| deletions(long).map(|d| (n, d))) {
         let mut pair = pair();
         add(&mut pair, node, long);
@@ -260,8 +271,7 @@ fn a_router_passes_on_what_a_deleted_rule_held() {
 }
 
 fn router_rule() -> FaultRule {
-    let dest = NidPattern::Any;
-    FaultRule { source: dest, dest, ..rule(PUT, Fault::Delay(1000 * SEC)) }
+    for_all(0, PUT, Fault::Delay(1000 * SEC))
 }
 
 /// A connection, a peer and a node that have gone while their messages were delayed: their end is no other's, and comes once.

@@ -100,7 +100,7 @@ fn pings_of_what_a_stranger_told_end_with_it_and_leave_nothing() {
         assert!(w.dials() >= u64::from(OTHERS), "they are asked: {}", w.dials());
         w.leaves();
         assert!(silent || w.recovering() == 0);
-        // Who says nothing is waited for as long as any.
+        // A node that says nothing is waited for as long as any.
         w.net.run(60 * SEC);
         assert_eq!((w.recovering(), w.others()), (0, 0), "{silent}");
         assert!(w.held() <= ENTRY);

@@ -12,6 +12,8 @@ use transport::testing::members::LstNode;
 use transport::testing::net::{Cut, Net, SEC};
 use transport::wire::{Nid, ProcessId};
 
+use crate::faults::for_all;
+
 const AT: Spot = Spot(7, 3);
 const A: [&str; 2] = ["10.0.0.11@tcp", "10.0.0.21@tcp"];
 const B: [&str; 2] = ["10.0.0.12@tcp", "10.0.0.22@tcp"];
@@ -455,14 +457,7 @@ fn an_answer_that_does_not_come_has_the_nid_pinged() {
     let change = Change::new(net.nodes[0].machine.config(), "lnet_transaction_timeout", "10").unwrap();
     net.tune(0, &change);
     let now = net.now;
-    let drops = FaultRule {
-        source: NidPattern::Any,
-        dest: NidPattern::Any,
-        rate: FaultRate::OneIn(1),
-        portals: 1 << 7,
-        messages: 2,
-        fault: Fault::Drop,
-    };
+    let drops = for_all(1 << 7, 2, Fault::Drop);
     net.nodes[1].machine.fault(now, FaultAsk::Add(drops)).unwrap();
     net.op(0, put(1, B_NETS[0], 64));
     net.run(12 * SEC);

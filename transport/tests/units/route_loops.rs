@@ -99,6 +99,15 @@ impl World {
         std::mem::take(&mut self.across.heard)
     }
 
+    /// Both sources send so many messages of `len` bytes each.
+    fn both_tell(&mut self, len: usize, each: usize) {
+        for _ in 0..each {
+            self.tell(X, 0, NOBODY, TO, len);
+            self.tell(Y, 1, NOBODY, TO, len);
+        }
+        self.run(SEC);
+    }
+
     fn at_rest(&mut self) {
         self.run(SEC);
         for n in 0..self.net.nodes.len() {
@@ -115,12 +124,8 @@ fn two_routers_do_not_give_each_other_what_came_from_the_other() {
     let before = [w.loops(), w.passed()];
     let mut told = 0;
     for len in [0, 100, 20_000] {
-        for _ in 0..10 {
-            w.tell(X, 0, NOBODY, TO, len);
-            w.tell(Y, 1, NOBODY, TO, len);
-            told += 1;
-        }
-        w.run(SEC);
+        w.both_tell(len, 10);
+        told += 10;
         let done = [w.loops(), w.passed()];
         for n in [0, 1] {
             assert_eq!([done[0][n] - before[0][n], done[1][n] - before[1][n]], [told; 2], "{n}, {len} bytes");
@@ -143,12 +148,8 @@ fn another_gateway_is_taken_instead() {
         w.heard();
         let (before, mut told) = (w.passed(), 0);
         for len in [0, 100, 20_000] {
-            for _ in 0..10 {
-                w.tell(X, 0, NOBODY, TO, len);
-                w.tell(Y, 1, NOBODY, TO, len);
-                told += 2;
-            }
-            w.run(SEC);
+            w.both_tell(len, 10);
+            told += 20;
         }
         let heard = w.heard();
         let came = |h: &Heard| h.by == nid(TO) && h.from == 2 && h.hdr.src_nid == nid(NOBODY);

@@ -50,7 +50,7 @@ fn puts_gets_and_pings_go_by_the_gateway() {
     }
 }
 
-/// What is for a gateway's NID on another network goes to that which it has on ours.
+/// A message for a gateway's NID on another network goes to that which it has on ours.
 #[test]
 fn a_gateway_is_reached_by_whichever_of_its_nids() {
     for shards in [1, 4] {

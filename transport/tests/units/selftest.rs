@@ -131,7 +131,7 @@ fn tests_and_batches_are_refused_as_a_kernel_refuses_them() {
     g.assert_quiet();
 }
 
-/// Whoever is told that a server's test was added may send it requests at once: they have their entries by then, however long it
+/// A client may send a server requests as soon as it is told that the server's test was added: they have their entries by then, however long it
 /// takes to attach these.
 #[test]
 fn a_server_is_told_of_when_its_entries_are_attached() {

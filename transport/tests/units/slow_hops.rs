@@ -128,7 +128,7 @@ fn who_takes_no_bulk_is_answered() {
                 w.net.raw_ack_some(hop.links[BULK], 100);
                 w.run(SEC);
             }
-            // What the router asks of its own accord, too.
+            // The router's own questions, too.
             let home = w.net.home(0, hop.nid.ip().unwrap());
             w.net.op(home, Op::Ping { tag: 1, target: ProcessId::lustre(hop.nid) });
             w.run(SEC / 10);
@@ -242,7 +242,7 @@ fn what_waits_for_one_that_does_not_come_ends_in_one_time_out() {
     }
 }
 
-/// What waits on a connection that a next hop reads in drops ends in the same time, and none of it leaves later.
+/// Messages on a connection that a next hop reads in drops end in the same time, and none of them leaves later.
 #[test]
 fn what_waits_on_a_connection_ends_in_one_time_out() {
     let mut w = world(&Config { tx_window: 1, ..small([0, 0, 200], 64) }, 1);

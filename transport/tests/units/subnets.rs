@@ -2,11 +2,13 @@
 //! nodes hear which NIDs those are (docs/protocol/upper.md §2, §3).
 
 use transport::lnd::{Config, LnetError, Payload, PeerByHand, Shards, Sink};
-use transport::lnet::faults::{Fault, FaultAsk, FaultRate, FaultRule, NidPattern};
+use transport::lnet::faults::FaultAsk;
 use transport::lnet::{Event, MdMem, MdSpec, Op, PeerNiView};
 use transport::testing::data::{Spot, bytes};
 use transport::testing::net::{Cut, Net, SEC};
 use transport::wire::{Nid, ProcessId};
+
+use crate::faults::no_pushes;
 
 const AT: Spot = Spot(7, 3);
 const A: [&str; 2] = ["10.1.0.1@tcp", "10.2.0.1@tcp"];
@@ -143,17 +145,9 @@ fn a_nid_is_up_again_though_nobody_has_heard_its_node_say_so() {
         two.net.run(SEC / 2);
         let v = two.view(0, B[1]);
         assert!(!v.up && v.next_ping > 0, "{v:?}");
-        let no_pushes = FaultRule {
-            source: NidPattern::Any,
-            dest: NidPattern::Any,
-            rate: FaultRate::OneIn(1),
-            portals: 1,
-            messages: 2,
-            fault: Fault::Drop,
-        };
         let now = two.net.now;
         (0..two.n).for_each(|n| {
-            two.net.nodes[n].machine.fault(now, FaultAsk::Add(no_pushes)).unwrap();
+            two.net.nodes[n].machine.fault(now, FaultAsk::Add(no_pushes())).unwrap();
         });
         let taken =
             |two: &Two| -> u64 { (0..two.n).map(|n| two.net.nodes[n].machine.counters().pushes_taken).sum() };
@@ -173,7 +167,7 @@ fn a_nid_is_up_again_though_nobody_has_heard_its_node_say_so() {
     }
 }
 
-/// What waits for a connection to a NID goes by another pair when its node says that it is down.
+/// Messages that wait for a connection to a NID go by another pair when its node says that it is down.
 #[test]
 fn what_waits_for_a_nid_that_goes_down_goes_by_another_pair() {
     for shards in [1u16, 3] {
