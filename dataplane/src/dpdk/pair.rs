@@ -3,8 +3,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::eal::Eal;
@@ -35,24 +35,31 @@ impl Default for PairConfig {
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
-/// Sockets of pairs that this process has made.
+/// Sockets of pairs that this process has made. Locked while one is made: whoever leaves then waits, and takes it away.
 static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Takes away what a process that ends now would leave behind: sockets of its pairs, and the EAL's run-time folder. For whoever is
 /// about to be killed by a signal; ports that are closed and an EAL that is stopped leave nothing.
 pub fn leave_nothing() {
-    for path in MADE.lock().map(|mut m| std::mem::take(&mut *m)).unwrap_or_default() {
+    let made = made();
+    for path in made.iter() {
         // Best effort: mostly the driver has taken it away.
         let _ = std::fs::remove_file(path);
     }
+    // No other is made until the process has ended.
+    std::mem::forget(made);
     super::eal::remove_runtime_dir();
+}
+
+fn made() -> MutexGuard<'static, Vec<PathBuf>> {
+    MADE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes of the folder's path up to which it is named as it is.
 const PLAIN_MAX: usize = 24;
 
 /// The pair's socket as both devices name it, and what keeps the name good.
-fn socket(dir: &Path, n: u32) -> Result<(String, Option<OwnedFd>), PortError> {
+fn socket(dir: &Path, n: u32, made: &mut Vec<PathBuf>) -> Result<(String, Option<OwnedFd>), PortError> {
     let path = dir.join(format!("pollnd-{}-{n}.sock", std::process::id()));
     // DPDK says of a folder that cannot be written that the driver refuses its configuration (field report 10).
     let cannot = |e: std::io::Error, remedy| PortError::NotFound {
@@ -60,13 +67,11 @@ fn socket(dir: &Path, n: u32) -> Result<(String, Option<OwnedFd>), PortError> {
         errno: e.to_string(),
         remedy,
     };
+    made.push(path.clone());
     if dir.is_dir() {
         std::fs::File::create(&path).and_then(|_| std::fs::remove_file(&path)).map_err(|e| {
             cannot(e, "its socket has to be made there: set TMPDIR to a folder that can be written")
         })?;
-    }
-    if let Ok(mut made) = MADE.lock() {
-        made.push(path.clone());
     }
     let s = path.to_string_lossy();
     // Commas end an argument of a virtual device.
@@ -94,7 +99,8 @@ fn mac(pid: u32, n: u32) -> String {
 /// [`PortError`]; nothing stays open then.
 pub fn virtio_pair(eal: &Eal, folder: &Path, config: &PairConfig) -> Result<(EthPort, EthPort), PortError> {
     let n = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let (path, open) = socket(folder, n)?;
+    let mut made = made();
+    let (path, open) = socket(folder, n, &mut made)?;
     let c = &config.port;
     let tso = u8::from(config.tso);
     let vhost = PortSpec::Vdev {
@@ -112,6 +118,7 @@ pub fn virtio_pair(eal: &Eal, folder: &Path, config: &PairConfig) -> Result<(Eth
         ),
     };
     let mut a = EthPort::open(eal, &vhost, &PortConfig { silent_tso: config.tso, ..c.clone() })?;
+    drop(made);
     let b = EthPort::open(eal, &virtio, c)?;
     // The socket is the vhost end's, which is closed last.
     a.folder = open;
@@ -135,7 +142,7 @@ mod tests {
     #[test]
     fn report_10_a_folder_that_takes_no_socket_is_named_with_the_variable_that_names_it() {
         for folder in ["/proc", "/no/such/folder"] {
-            let e = socket(Path::new(folder), 0).unwrap_err().to_string();
+            let e = socket(Path::new(folder), 0, &mut Vec::new()).unwrap_err().to_string();
             assert!(e.contains(folder) && e.contains("TMPDIR"), "{e}");
         }
     }

@@ -1,5 +1,6 @@
 //! Those who ask a node through its control socket, so many at a time.
 
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -26,12 +27,23 @@ impl Silent {
     }
 }
 
-/// Cuts off whoever has been silent longest; false where all are being answered.
+/// The last line to an asker whose place another takes; its `over` says that no other line follows.
+fn cut_off() -> Vec<u8> {
+    let why = "many others ask it, and this command was silent for longest: try again";
+    let mut line = serde_json::json!({ "error": why, "over": true }).to_string();
+    line.push('\n');
+    line.into_bytes()
+}
+
+/// Cuts off whoever has been silent longest, with a last word; false where all are being answered.
 pub(super) fn make_room(all: &mut Vec<Asker>) -> bool {
     let silent = all.iter().enumerate().filter_map(|(at, a)| Some((a.silent.get()?, at)));
     let Some((_, at)) = silent.min() else { return false };
-    let asker = all.swap_remove(at);
-    // Its thread ends by itself, and says nothing to anybody.
+    let mut asker = all.swap_remove(at);
+    // Without a word it would take the node for one that has ended. One that does not read is not waited for.
+    let _ = asker.stream.set_nonblocking(true);
+    let _ = asker.stream.write_all(&cut_off());
+    // Its thread ends by itself.
     let _ = asker.stream.shutdown(std::net::Shutdown::Both);
     true
 }
@@ -57,7 +69,9 @@ mod tests {
         }
         for cut in [2, 3, 1] {
             assert!(make_room(&mut all));
-            assert_eq!(others[cut].read(&mut [0]).unwrap(), 0, "{cut} hears the end");
+            let mut heard = Vec::new();
+            others[cut].read_to_end(&mut heard).unwrap();
+            assert_eq!(heard, cut_off(), "{cut} hears the end, and why");
         }
         assert_eq!((make_room(&mut all), all.len()), (false, 1));
     }

@@ -198,18 +198,10 @@ impl Client {
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
-    /// The node has ended the connection without an answer: it has ended itself, or others have this one's place.
-    fn unanswered(&mut self) -> String {
-        if UnixStream::connect(&self.path).is_ok() {
-            return self.lost("many others ask it, and this command was silent for longest: try again");
-        }
-        self.lost("it has ended")
-    }
-
     /// The text of an error of the socket. A node that is killed before it has read a question resets the connection.
     fn failed(&mut self, e: std::io::Error) -> String {
         match e.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.unanswered(),
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.lost("it has ended"),
             _ => self.lost(e),
         }
     }
@@ -250,7 +242,7 @@ impl Client {
     pub(super) fn next(&mut self) -> Result<Value, String> {
         let mut line = String::new();
         match self.lines.read_line(&mut line) {
-            Ok(0) => return Err(self.unanswered()),
+            Ok(0) => return Err(self.lost("it has ended")),
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(self.lost(self.mute()));
@@ -260,7 +252,11 @@ impl Client {
         let v: Value = serde_json::from_str(&line).map_err(|e| self.lost(format!("{e} in {line:?}")))?;
         match v["error"].as_str().map(str::to_owned) {
             Some(e) => {
+                let over = v["over"] == true;
                 self.refusal = Some(v);
+                if over {
+                    return Err(self.lost(e));
+                }
                 Err(older(e))
             }
             None => Ok(v),

@@ -135,7 +135,7 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
         if all.len() >= ASKERS && !make_room(&mut all) {
             let _ = say(
                 &mut s,
-                &json!({ "error": format!("{ASKERS} others are asking this node: try again later") }),
+                &json!({ "error": format!("{ASKERS} others are asking it: try again later"), "over": true }),
             );
             continue;
         }
