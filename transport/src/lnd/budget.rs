@@ -67,6 +67,8 @@ pub(crate) struct Uses {
     pub(crate) answers: u32,
     /// Those of them that messages of other nodes hold, which are passed on.
     pub(crate) passed: u32,
+    /// Those of them that messages of this node without pages hold.
+    pub(crate) short: u32,
     /// Lendings that the pages of answers take: one a piece.
     pub(crate) pieces: u32,
     /// Router buffers of messages that came from there: the one thing here that is not on its way to a peer.
@@ -93,6 +95,7 @@ impl Uses {
         self.credits += n.credits;
         self.answers += n.answers;
         self.passed += n.passed;
+        self.short += n.short;
         self.pieces += n.pieces;
         self.buffers += n.buffers;
         self.bytes += n.bytes;
@@ -108,6 +111,7 @@ impl Uses {
         self.credits = self.credits.saturating_sub(n.credits);
         self.answers = self.answers.saturating_sub(n.answers);
         self.passed = self.passed.saturating_sub(n.passed);
+        self.short = self.short.saturating_sub(n.short);
         self.pieces = self.pieces.saturating_sub(n.pieces);
         self.buffers = self.buffers.saturating_sub(n.buffers);
         self.bytes = self.bytes.saturating_sub(n.bytes);

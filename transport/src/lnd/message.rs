@@ -102,6 +102,7 @@ impl<T> Tx<T> {
             return Uses::default();
         }
         let (answers, passed) = (self.shares().into(), self.forwarded.into());
-        Uses { credits: 1, answers, passed, pieces: self.pieces(), ..Uses::default() }
+        let short = (!self.forwarded && self.is_short()).into();
+        Uses { credits: 1, answers, passed, short, pieces: self.pieces(), ..Uses::default() }
     }
 }

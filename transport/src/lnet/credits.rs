@@ -1,8 +1,9 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 //!
-//! Messages that a router passes on may hold all credits of a slow next hop, and of the NI those that answers may have: one of the
-//! node's own may go to each peer all the same, and waits in a line of its own (`queues.rs`). So checks of routers are answered
-//! whatever is passed on, as long as the peer reads the connection that answers go by.
+//! Messages that a router passes on may hold all credits of a slow next hop, and of the NI those that answers may have, and so may
+//! bulk of the node's own: a message without pages, and one with some, may go to each peer all the same, and wait in lines of their own
+//! (`queues.rs`). So checks of routers are answered whatever is passed on, and who reads bulk slowly behind a router keeps nobody's
+//! short messages waiting, as long as the router reads the connection that those go by.
 
 use super::figures::Timed;
 use super::ops::PutTold;
@@ -239,7 +240,7 @@ impl Lnet {
             let Some(p) = self.peers.get_mut(next) else { continue };
             p.listed_for_ni = false;
             // One without credits of its own is looked at when it gets some.
-            if !p.waiting.is_empty() && p.has_credit(cx.cfg.peer_credits, Line::Own) {
+            if p.may_go_on(cx.cfg.peer_credits) {
                 self.kicks.push_back(next);
                 break;
             }
@@ -342,8 +343,14 @@ impl Lnet {
     /// such a peer takes, and does not read, would keep them a time-out longer.
     pub(super) fn end_overdue<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key) {
         self.end_overdue_forwards(cx, lnd, peer);
+        for line in Line::OWN {
+            self.end_overdue_of(cx, lnd, peer, line);
+        }
+    }
+
+    fn end_overdue_of<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, line: Line) {
         while let Some(p) = self.peers.get_mut(peer) {
-            match p.waiting.front(Line::Own).map_or(u64::MAX, |tx| tx.deadline) {
+            match p.waiting.front(line).map_or(u64::MAX, |tx| tx.deadline) {
                 u64::MAX => return,
                 d if d > cx.now => return self.timers.by(cx.now, peer, d),
                 _ if lnd.connected(p.entry) => {
@@ -351,7 +358,7 @@ impl Lnet {
                 }
                 _ => {}
             }
-            let Some(tx) = p.waiting.pop(Line::Own) else { return };
+            let Some(tx) = p.waiting.pop(line) else { return };
             self.end_one_overdue(cx, lnd, peer, tx);
         }
     }

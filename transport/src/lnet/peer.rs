@@ -98,11 +98,25 @@ impl Peer {
         }
     }
 
-    /// Whether a message of that line may have one of its `most` credits. One of this node's may always, however many those of other
-    /// nodes hold.
+    /// Whether a message of that line may have one of its `most` credits. One of each line of this node's may always, however many
+    /// those of the other lines hold.
     #[inline]
     pub(super) fn has_credit(&self, most: u32, line: Line) -> bool {
-        self.uses.credits < most || line == Line::Own && self.uses.credits == self.uses.passed
+        self.uses.credits < most || self.has_own_credit(line)
+    }
+
+    fn has_own_credit(&self, line: Line) -> bool {
+        let Uses { credits, passed, short, .. } = self.uses;
+        match line {
+            Line::Short => short == 0,
+            Line::Bulk => credits == passed + short,
+            Line::PassedOn => false,
+        }
+    }
+
+    /// Whether a message of this node's waits for it and may have a credit.
+    pub(super) fn may_go_on(&self, most: u32) -> bool {
+        Line::OWN.into_iter().any(|line| self.waiting.front(line).is_some() && self.has_credit(most, line))
     }
 
     /// Whether messages of other nodes wait for it, or are on their way to it.

@@ -1,9 +1,11 @@
-//! Messages that wait for credits of their peer (`credits.rs`): those of this node, and those of other nodes that it passes on, each in
-//! the order in which they came.
+//! Messages that wait for credits of their peer (`credits.rs`): those of this node with pages and those without, and those of other
+//! nodes that it passes on, each in the order in which they came.
 //!
 //! Messages that a router passes on wait for a next hop that is slow, and hold its credits. Its own do not wait behind them: users of
-//! a router take their routes down where it does not answer their checks (docs/protocol/upper.md §1.5). Where messages of both lines
-//! have a credit they leave in turn, so neither keeps the other waiting for ever.
+//! a router take their routes down where it does not answer their checks (docs/protocol/upper.md §1.5). Nor do messages without pages
+//! wait behind bulk, which goes by another connection (docs/protocol/socklnd.md §3): one node behind a router that takes bulk slowly
+//! would hold up what is for all others behind it. Where messages of several lines have a credit they leave in turn, so none keeps
+//! another waiting for ever.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,17 +19,26 @@ use crate::wire::Nid;
 /// A line of messages that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Of this node: answers, operations, what it asks and tells peers.
-    Own,
+    /// Of this node, without pages: answers, operations, what it asks and tells peers.
+    Short,
+    /// Of this node, with pages.
+    Bulk,
     /// Of other nodes.
     PassedOn,
 }
 
 impl Line {
+    /// Those of this node's messages.
+    pub(super) const OWN: [Line; 2] = [Line::Short, Line::Bulk];
+
     /// The line of a message.
     #[inline]
     pub(super) fn of(tx: &Msg) -> Line {
-        if tx.forwarded { Line::PassedOn } else { Line::Own }
+        match (tx.forwarded, tx.is_short()) {
+            (true, _) => Line::PassedOn,
+            (false, true) => Line::Short,
+            (false, false) => Line::Bulk,
+        }
     }
 }
 
@@ -54,16 +65,17 @@ impl Total {
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     total: Total,
-    own: VecDeque<Msg>,
-    /// Only of a peer for which one has waited that was passed on.
-    passed_on: Option<Box<PassedOn>>,
+    short: VecDeque<Msg>,
+    /// Only of a peer for which others have waited.
+    others: Option<Box<Others>>,
 }
 
 #[derive(Debug, Default)]
-struct PassedOn {
-    line: VecDeque<Msg>,
-    /// The message that left last was of this node.
-    own_left: bool,
+struct Others {
+    bulk: VecDeque<Msg>,
+    passed_on: VecDeque<Msg>,
+    /// The line whose message left last.
+    last: Option<Line>,
 }
 
 impl Drop for Queues {
@@ -75,7 +87,7 @@ impl Drop for Queues {
 impl Queues {
     /// Empty ones, of a peer of the shard that has this total.
     pub(super) fn new(total: &Total) -> Queues {
-        Queues { total: total.clone(), own: VecDeque::new(), passed_on: None }
+        Queues { total: total.clone(), short: VecDeque::new(), others: None }
     }
 
     /// The peer's messages are those of the shard that has this total from now on.
@@ -85,89 +97,101 @@ impl Queues {
         self.total.add(self.len());
     }
 
-    /// Messages in both lines.
+    fn lines(&self) -> impl Iterator<Item = &VecDeque<Msg>> {
+        std::iter::once(&self.short).chain(self.others.iter().flat_map(|o| [&o.bulk, &o.passed_on]))
+    }
+
+    /// Messages in all lines.
     pub(super) fn len(&self) -> usize {
-        self.own.len() + self.passed_on.as_ref().map_or(0, |p| p.line.len())
+        self.lines().map(VecDeque::len).sum()
     }
 
     /// Whether none waits.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.passed_on.as_ref().is_none_or(|p| p.line.is_empty())
+        self.lines().all(VecDeque::is_empty)
     }
 
     /// The first message of a line.
     #[inline]
     pub(super) fn front(&self, line: Line) -> Option<&Msg> {
         match line {
-            Line::Own => self.own.front(),
-            Line::PassedOn => self.passed_on.as_ref()?.line.front(),
+            Line::Short => self.short.front(),
+            Line::Bulk => self.others.as_ref()?.bulk.front(),
+            Line::PassedOn => self.others.as_ref()?.passed_on.front(),
         }
     }
 
     /// The lines in the order in which they have a turn.
-    pub(super) fn turns(&self) -> [Line; 2] {
-        let own_left = self.passed_on.as_ref().is_some_and(|p| p.own_left);
-        if own_left { [Line::PassedOn, Line::Own] } else { [Line::Own, Line::PassedOn] }
+    pub(super) fn turns(&self) -> [Line; 3] {
+        match self.others.as_ref().and_then(|o| o.last) {
+            Some(Line::Short) => [Line::Bulk, Line::PassedOn, Line::Short],
+            Some(Line::Bulk) => [Line::PassedOn, Line::Short, Line::Bulk],
+            Some(Line::PassedOn) | None => [Line::Short, Line::Bulk, Line::PassedOn],
+        }
+    }
+
+    fn line(&mut self, line: Line) -> &mut VecDeque<Msg> {
+        match line {
+            Line::Short => &mut self.short,
+            Line::Bulk => &mut self.others.get_or_insert_default().bulk,
+            Line::PassedOn => &mut self.others.get_or_insert_default().passed_on,
+        }
     }
 
     /// Puts a message at the end of its line.
     pub(super) fn push(&mut self, tx: Msg) {
         self.total.add(1);
-        match Line::of(&tx) {
-            Line::Own => self.own.push_back(tx),
-            Line::PassedOn => self.passed_on.get_or_insert_default().line.push_back(tx),
-        }
+        self.line(Line::of(&tx)).push_back(tx);
     }
 
     /// Takes the first message of a line.
     pub(super) fn pop(&mut self, line: Line) -> Option<Msg> {
-        let q = match line {
-            Line::Own => &mut self.own,
-            Line::PassedOn => &mut self.passed_on.as_mut()?.line,
-        };
+        self.front(line)?;
+        let q = self.line(line);
         let tx = q.pop_front()?;
         trim(q);
         self.total.sub(1);
-        if let Some(p) = &mut self.passed_on {
-            p.own_left = line == Line::Own;
+        if let Some(o) = &mut self.others {
+            o.last = Some(line);
         }
         Some(tx)
     }
 
     /// Takes any message.
     pub(super) fn pop_any(&mut self) -> Option<Msg> {
-        self.pop(Line::Own).or_else(|| self.pop(Line::PassedOn))
+        let line = self.turns().into_iter().find(|l| self.front(*l).is_some())?;
+        self.pop(line)
     }
 
     /// Takes messages of other nodes for these NIDs.
     pub(super) fn take_for(&mut self, nids: impl Fn(Nid) -> bool) -> VecDeque<Msg> {
-        let Some(p) = &mut self.passed_on else { return VecDeque::new() };
+        let Some(o) = &mut self.others else { return VecDeque::new() };
         let is_for = |tx: &Msg| tx.hdr.as_ref().is_some_and(|h| nids(h.dest_nid));
         let (taken, left): (VecDeque<Msg>, VecDeque<Msg>) =
-            std::mem::take(&mut p.line).into_iter().partition(is_for);
-        p.line = left;
+            std::mem::take(&mut o.passed_on).into_iter().partition(is_for);
+        o.passed_on = left;
         self.total.sub(taken.len());
         taken
     }
 
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Msg> {
-        self.own.iter().chain(self.passed_on.iter().flat_map(|p| &p.line))
+        self.lines().flatten()
     }
 
     /// All of them, to be renamed as their peer moves.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Msg> {
-        self.own.iter_mut().chain(self.passed_on.iter_mut().flat_map(|p| &mut p.line))
+        let others = self.others.iter_mut().flat_map(|o| [&mut o.bulk, &mut o.passed_on]);
+        std::iter::once(&mut self.short).chain(others).flatten()
     }
 
     /// Takes all messages but answers.
     pub(super) fn leave_answers(&mut self) -> VecDeque<Msg> {
-        let (answers, mut left): (VecDeque<Msg>, VecDeque<Msg>) =
-            std::mem::take(&mut self.own).into_iter().partition(|tx| tx.answer);
-        self.own = answers;
-        if let Some(p) = &mut self.passed_on {
-            left.append(&mut p.line);
+        let mut left = leave(&mut self.short);
+        if let Some(o) = &mut self.others {
+            left.append(&mut leave(&mut o.bulk));
+            left.append(&mut o.passed_on);
         }
         self.total.sub(left.len());
         left
@@ -175,9 +199,15 @@ impl Queues {
 
     /// Lines of more places than an entry for a peer is charged for: they keep [`FLOOR`] places each.
     pub(super) fn long(&self) -> u8 {
-        let is_long = |q: &VecDeque<Msg>| u8::from(q.capacity() > FLOOR / 4);
-        is_long(&self.own) + self.passed_on.as_ref().map_or(0, |p| is_long(&p.line))
+        self.lines().map(|q| u8::from(q.capacity() > FLOOR / 4)).sum()
     }
+}
+
+/// Takes all messages of a line but answers.
+fn leave(line: &mut VecDeque<Msg>) -> VecDeque<Msg> {
+    let (answers, left) = std::mem::take(line).into_iter().partition(|tx| tx.answer);
+    *line = answers;
+    left
 }
 
 #[cfg(test)]
@@ -185,6 +215,7 @@ mod tests {
     use super::*;
     use crate::lnd::Payload;
     use crate::lnet::TxDone;
+    use crate::testing::data::pages;
     use crate::wire::{LnetBody, LnetHdr, WireHandle};
 
     fn msg(n: u32, forwarded: bool, answer: bool) -> Msg {
@@ -192,6 +223,10 @@ mod tests {
         let (dest_nid, src_nid) = (Nid::LO, Nid::LO);
         let hdr = LnetHdr { dest_nid, src_nid, dest_pid: n, src_pid: 0, payload_len: 0, body };
         Msg { forwarded, answer, ..Msg::lnet(hdr, Payload::empty(), TxDone::Nothing) }
+    }
+
+    fn bulk(n: u32) -> Msg {
+        Msg { payload: pages(8192), ..msg(n, false, false) }
     }
 
     fn pids(all: impl IntoIterator<Item = Msg>) -> Vec<u32> {
@@ -204,7 +239,7 @@ mod tests {
         for n in 0..6 {
             q.push(msg(n, n < 4, false));
         }
-        assert_eq!((q.len(), q.turns()[0]), (6, Line::Own));
+        assert_eq!((q.len(), q.turns()[0]), (6, Line::Short));
         let mut left = Vec::new();
         while !q.is_empty() {
             let line = q.turns().into_iter().find(|l| q.front(*l).is_some()).unwrap();
@@ -212,6 +247,21 @@ mod tests {
         }
         assert_eq!(pids(left), [4, 0, 5, 1, 2, 3]);
         assert!(q.pop_any().is_none());
+    }
+
+    #[test]
+    fn bulk_has_a_line_of_its_own() {
+        let mut q = Queues::default();
+        for n in 0..9 {
+            q.push(msg(n, n >= 7, false));
+            q.push(bulk(100 + n));
+        }
+        assert_eq!((q.len(), q.iter().count(), q.iter_mut().count()), (18, 18, 18));
+        assert_eq!(q.front(Line::Bulk).and_then(|tx| tx.hdr).map(|h| h.dest_pid), Some(100));
+        let left = pids(std::iter::from_fn(|| q.pop_any()));
+        assert_eq!(left[..9], [0, 100, 7, 1, 101, 8, 2, 102, 3], "all lines have turns");
+        let bulk: Vec<u32> = left.into_iter().filter(|n| *n >= 100).collect();
+        assert_eq!(bulk, (100..109).collect::<Vec<u32>>());
     }
 
     /// Whatever is done with them, the total is that of all lines.
@@ -224,7 +274,7 @@ mod tests {
             all[n as usize % 3].push(msg(n, n % 2 == 0, n % 5 == 0));
         }
         assert_eq!(here.get(), 60);
-        assert!(all[0].pop(Line::Own).is_some() && all[1].pop_any().is_some());
+        assert!(all[0].pop(Line::Short).is_some() && all[1].pop_any().is_some());
         assert_eq!(all[0].take_for(|n| n == Nid::LO).len(), 10);
         assert!(!all[1].leave_answers().is_empty());
         assert_eq!(here.get(), sum(&all));
