@@ -4,7 +4,7 @@
 use transport::lnd::Config;
 use transport::lnet::Op;
 use transport::testing::capture::Msg;
-use transport::testing::data::bytes;
+use transport::testing::data::{Spot, bytes, seeded};
 use transport::testing::net::{Cut, SEC};
 use transport::wire::{AcceptorReq, Hello, LnetBody, LnetHdr, Nid, ProcessId, Version, WireHandle, ping};
 
@@ -105,16 +105,24 @@ pub(crate) fn free(w: &mut World) -> i64 {
     (0..w.shards).map(|n| w.view(n).buffers[2].credits).sum()
 }
 
-/// A next hop reads its CONTROL, and next to nothing of the bulk that is passed on to it: it holds all credits of the peer. It is
-/// answered, asked and told within a tenth of a second all the same, so no user takes its route down.
+/// A next hop reads its CONTROL, and next to nothing of the bulk that is passed on to it, or that is the node's own: it holds all
+/// credits of the peer. It is answered, asked and told within a tenth of a second all the same, so no user takes its route down, and
+/// nobody behind it waits for its bulk.
 #[test]
 fn who_takes_no_bulk_is_answered() {
-    for shards in [1, 2] {
+    for (shards, own) in [(1, false), (1, true), (2, false), (2, true)] {
         for version in [Version::V1, Version::V2, Version::V3, Version::V4] {
-            let mut w = world(&small([0, 0, 200], 64), shards);
+            // It answers no question, so nobody asks it first.
+            let mut w = world(&Config { discovery: !own, ..small([0, 0, 200], 64) }, shards);
             let hop = Hop::connects(&mut w, 66, version);
+            let (home, target) = (w.net.home(0, hop.nid.ip().unwrap()), ProcessId::lustre(hop.nid));
             w.net.raw_acks = false;
-            say(&mut w, hop.nid, 0..20);
+            for n in 0..20 {
+                match own {
+                    true => w.net.op(home, Spot(9, n).put(100 + n, target, seeded(20_000, n), false)),
+                    false => say(&mut w, hop.nid, n..n + 1),
+                }
+            }
             w.run(SEC);
             assert_eq!(hop.came(&w, BULK).len(), 8, "as many as there are credits");
             let before = hop.answers(&w).len();
@@ -123,16 +131,15 @@ fn who_takes_no_bulk_is_answered() {
                 hop.pushes(&mut w);
                 w.run(SEC / 10);
                 let got = hop.answers(&w).split_off(before);
-                assert_eq!(got, ["REPLY", "ACK"].repeat(n + 1), "{shards} {version:?}");
+                assert_eq!(got, ["REPLY", "ACK"].repeat(n + 1), "{shards} {own} {version:?}");
                 w.net.raw_ack(hop.links[CONTROL]);
                 w.net.raw_ack_some(hop.links[BULK], 100);
                 w.run(SEC);
             }
             // The router's own questions, too.
-            let home = w.net.home(0, hop.nid.ip().unwrap());
-            w.net.op(home, Op::Ping { tag: 1, target: ProcessId::lustre(hop.nid) });
+            w.net.op(home, Op::Ping { tag: 1, target });
             w.run(SEC / 10);
-            assert_eq!(hop.answers(&w).pop(), Some("GET"), "{shards} {version:?}");
+            assert_eq!(hop.answers(&w).pop(), Some("GET"), "{shards} {own} {version:?}");
             assert_eq!((w.count().sets_closed, hop.came(&w, BULK).len()), (0, 8));
         }
     }
