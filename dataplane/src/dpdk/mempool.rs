@@ -17,6 +17,10 @@ pub const RX_ROOM: u16 = 9216;
 /// Data room where no larger frame comes: one of 1,500 bytes fills three quarters of it, and a sixth of the other.
 pub const RX_ROOM_SMALL: u16 = 2048;
 
+/// Data room where a device hands over super-segments: one of 64 KiB is four of them. Each piece of it has a cost where it comes in, and
+/// another where a router sends it on.
+pub const RX_ROOM_SUPER: u16 = 16_448;
+
 /// Largest IP packet for [`RX_ROOM_SMALL`]: its link header and two VLAN tags are 22 bytes.
 pub(crate) const SMALL_MTU: u16 = RX_ROOM_SMALL - 22;
 

@@ -45,7 +45,7 @@ pub use bare::{BareEnd, BareError, BareLoad, BareReceiver, BareSender};
 pub use config::{EalConfig, Huge};
 pub use eal::{Eal, LcoreError, PollLcore, dpdk_version};
 pub use eal_error::{CleanupError, EalError};
-pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM, RX_ROOM_SMALL};
+pub use mempool::{HEADROOM, Mempool, PoolError, RX_ROOM, RX_ROOM_SMALL, RX_ROOM_SUPER};
 pub use pair::{PairConfig, leave_nothing, virtio_pair};
 pub use port::EthPort;
 pub use port_config::{Closed, LinkState, Offloads, PortConfig, PortError, Want};

@@ -2,7 +2,7 @@
 
 use dpdk_sys as sys;
 
-use super::mempool::{RX_ROOM, RX_ROOM_SMALL, SMALL_MTU};
+use super::mempool::{RX_ROOM, RX_ROOM_SMALL, RX_ROOM_SUPER, SMALL_MTU};
 use super::port_config::{Offloads, Want};
 use crate::pkt::Reach;
 
@@ -53,8 +53,18 @@ pub(crate) struct Choice {
     pub lazy_free: bool,
     /// Data room of receive buffers, in bytes.
     pub rx_room: u16,
-    /// Receive buffers made for each that was asked for: smaller ones, in the same memory.
-    pub rx_split: u32,
+    /// Receive buffers made for how many that were asked for: more smaller ones or fewer larger ones, in the same memory.
+    pub rx_share: (u32, u32),
+}
+
+impl Choice {
+    /// Receive buffers of a queue that was to have so many; `least` are needed.
+    pub(crate) fn rx_bufs(&self, asked: u32, least: u32) -> u32 {
+        let (n, of) = self.rx_share;
+        let bufs = u64::from(asked) * u64::from(n) / u64::from(of);
+        // Fewer than are needed are for who asked to hear of.
+        u32::try_from(bufs).unwrap_or(u32::MAX).max(asked.min(least))
+    }
 }
 
 impl Offer {
@@ -105,18 +115,21 @@ fn reach(driver: &str, multi_seg: bool) -> Reach {
     }
 }
 
-/// Data room of a receive buffer, and how many of them there are in the place of one of [`RX_ROOM`]. A buffer is held,
+/// Data room of a receive buffer, and how many of them there are in the place of how many of [`RX_ROOM`]. A buffer is held,
 /// lent and counted as a whole: a small frame in a large one spends memory, and the lend budget, for nothing (field report
 /// 20). Super-segments fill large ones, and are a short chain of them.
-fn rx_buffers(o: &Offer, super_segments: bool) -> (u16, u32) {
+fn rx_buffers(o: &Offer, super_segments: bool) -> (u16, (u32, u32)) {
     let small = o.mtu <= SMALL_MTU && !super_segments;
     match &*o.driver {
         // The kernel wants each buffer of its area, mbuf and pool header included, inside a 4 KiB page.
-        "net_af_xdp" => (3584, 1),
+        "net_af_xdp" => (3584, (1, 1)),
         // A slot of its ring, which may be set to a page, has to fit.
-        "net_af_packet" if small => (4096, 2),
-        _ if small => (RX_ROOM_SMALL, 4),
-        _ => (RX_ROOM, 1),
+        "net_af_packet" if small => (4096, (2, 1)),
+        _ if small => (RX_ROOM_SMALL, (4, 1)),
+        // NICs that join segments may have no larger buffers.
+        "net_vhost" if super_segments => (RX_ROOM_SUPER, (9, 16)),
+        d if super_segments && d.starts_with("net_virtio") => (RX_ROOM_SUPER, (9, 16)),
+        _ => (RX_ROOM, (1, 1)),
     }
 }
 
@@ -163,7 +176,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         Reach::None => 1,
         _ => limit(o.seg_max).min(limit(o.mtu_seg_max)),
     };
-    let (rx_room, rx_split) = rx_buffers(o, lro || o.silent_tso);
+    let (rx_room, rx_share) = rx_buffers(o, lro || o.silent_tso);
     Choice {
         rx,
         tx,
@@ -182,7 +195,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         takes_all: o.driver == "net_vhost",
         lazy_free: o.driver.starts_with("net_virtio"),
         rx_room,
-        rx_split,
+        rx_share,
     }
 }
 
@@ -245,23 +258,42 @@ pub(crate) mod tests {
     fn report_20_a_buffer_fits_the_frames_that_come() {
         let room = |driver: &str, rx, mtu, silent_tso| {
             let c = negotiate(&Offer { mtu, silent_tso, ..offer(driver, rx, u64::MAX) });
-            (c.rx_room, c.rx_split)
+            (c.rx_room, c.rx_bufs(1600, 1))
         };
         let lro = sys::SHIM_ETH_RX_OFFLOAD_TCP_LRO;
         // As many bytes for those that are small as for those that are large.
         let full = |(room, n): (u16, u32)| n * (u32::from(room) + 256);
+        let usual = (RX_ROOM, 1600);
         for mtu in [576, 1500, SMALL_MTU] {
-            assert_eq!(room("net_vhost", 0, mtu, false), (RX_ROOM_SMALL, 4), "MTU {mtu}");
+            assert_eq!(room("net_vhost", 0, mtu, false), (RX_ROOM_SMALL, 6400), "MTU {mtu}");
             assert!(mtu + 22 <= RX_ROOM_SMALL);
-            assert!(full(room("net_tap", 0, mtu, false)) <= full((RX_ROOM, 1)));
+            assert!(full(room("net_tap", 0, mtu, false)) <= full(usual));
         }
-        assert_eq!(room("net_ixgbe", 0, SMALL_MTU + 1, false), (RX_ROOM, 1));
-        assert_eq!(room("net_ixgbe", 0, 9000, false), (RX_ROOM, 1));
+        assert_eq!(room("net_ixgbe", 0, SMALL_MTU + 1, false), usual);
+        assert_eq!(room("net_ixgbe", 0, 9000, false), usual);
         // Super-segments come in chains, which are to be short.
-        assert_eq!(room("net_virtio_user", lro, 1500, false), (RX_ROOM, 1));
-        assert_eq!(room("net_vhost", 0, 1500, true), (RX_ROOM, 1));
-        assert_eq!(room("net_af_xdp", lro, 1500, false), (3584, 1));
-        assert_eq!(room("net_af_packet", 0, 1500, false), (4096, 2));
+        for (driver, rx, mtu, silent) in [
+            ("net_virtio", lro, 1500, false),
+            ("net_virtio_user", lro, 9000, false),
+            ("net_vhost", 0, 1500, true),
+        ] {
+            let long = room(driver, rx, mtu, silent);
+            assert_eq!(long, (RX_ROOM_SUPER, 900), "{driver}");
+            assert!(full(long) <= full(usual) && 4 * u32::from(long.0) > 65_535 + 22);
+        }
+        assert_eq!(room("net_ixgbe", lro, 1500, false), usual);
+        assert_eq!(room("net_af_xdp", lro, 1500, false), (3584, 1600));
+        assert_eq!(room("net_af_packet", 0, 1500, false), (4096, 3200));
+    }
+
+    #[test]
+    fn fewer_receive_buffers_are_as_many_as_are_needed() {
+        let c = negotiate(&Offer { silent_tso: true, ..offer("net_vhost", 0, 0) });
+        let bufs = [(4096, 1856), (2048, 1856), (1856, 1856), (1000, 1856), (0, 1856), (u32::MAX, 1)];
+        let got = bufs.map(|(asked, least)| c.rx_bufs(asked, least));
+        assert_eq!(got, [2304, 1856, 1856, 1000, 0, (u64::from(u32::MAX) * 9 / 16) as u32]);
+        let small = negotiate(&offer("net_vhost", 0, 0));
+        assert_eq!([4096, u32::MAX].map(|n| small.rx_bufs(n, 1)), [16_384, u32::MAX]);
     }
 
     #[test]

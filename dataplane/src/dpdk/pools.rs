@@ -34,6 +34,11 @@ pub(crate) fn pools_of(
     }
 }
 
+/// Mbufs that a pool needs for a ring: that, two caches (the main lcore fills the receive ring, its own lcore refills it), two bursts.
+pub(crate) fn least(ring: u16) -> u32 {
+    u32::from(ring) + 2 * 384 + 64
+}
+
 fn queue_pools(
     eal: &Eal,
     c: &PortConfig,
@@ -42,8 +47,7 @@ fn queue_pools(
     node: i32,
 ) -> Result<QueuePools, PoolError> {
     let pool = |what, count: u32, ring: u16, room| {
-        // The ring, two caches (the main lcore fills the receive ring, its own lcore refills it), two bursts.
-        let need = u32::from(ring) + 2 * 384 + 64;
+        let need = least(ring);
         if count < need {
             let why = "one ring, the caches of two lcores and two bursts";
             return Err(PoolError::TooSmall { what, count, need, why });

@@ -13,7 +13,7 @@ use super::eal::{Eal, Hold, HoldKind};
 use super::gate::{GateCell, GateEvent};
 use super::ifname;
 use super::offload::{Offer, negotiate};
-use super::pools::{QueuePools, pools_of};
+use super::pools::{QueuePools, least, pools_of};
 use super::port_config::{Closed, LinkState, PortConfig, PortError, Want};
 use super::port_shared::PortShared;
 use super::probe::{call, find, guard, remove_vdev};
@@ -287,7 +287,7 @@ impl EthPort {
         let (pools, far) = match pools {
             Some(p) => (p, false),
             None => {
-                let rx_bufs = config.rx_bufs.saturating_mul(choice.rx_split);
+                let rx_bufs = choice.rx_bufs(config.rx_bufs, least(rx_desc));
                 let config = PortConfig { rx_bufs, ..config.clone() };
                 pools_of(eal, &config, (rx_desc, tx_desc), choice.rx_room, node)?
             }
