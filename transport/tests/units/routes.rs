@@ -8,7 +8,7 @@ use transport::socklnd::Contact;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::kernel::router::{FORWARDS, Router, STARTING};
 use transport::testing::net::{Cut, SEC};
-use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, ping};
+use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, Version, ping};
 
 use crate::routed::*;
 
@@ -71,8 +71,29 @@ fn a_long_nid_needs_links_that_can_name_it() {
     let mut w = World::new(&[(config(CLIENT, &["tcp1 10.0.0.11@tcp"]), 1)]);
     w.router(&R1);
     w.run(SEC);
-    assert!(pinged(&mut w, 0, "fd01::1@tcp1").unwrap_err().contains("no route to fd01::1@tcp1 is up"));
+    let e = pinged(&mut w, 0, "fd01::1@tcp1").unwrap_err();
+    assert!(e.contains("by gateways on IPv4") && e.contains("protocol=4"), "{e}");
+    assert!(w.states(0) == "up" && w.routers.list[0].dropped == 0);
     w.at_rest();
+}
+
+/// Where all hops speak version 4 a node with a long NID and one without reach each other, each by the NID that the router has beside it.
+#[test]
+fn a_long_nid_is_told_over_ipv4_in_version_4() {
+    for shards in [1, 4] {
+        let ends = ["fd00::1@tcp", SERVER];
+        let v4 = |nid, routes: &[&str]| Config { version: Some(Version::V4), ..config(nid, routes) };
+        let c = v4(ends[0], &["tcp1 fd00::11@tcp"]);
+        let s = v4(ends[1], &["tcp 10.1.0.11@tcp1"]);
+        let mut w = World::new(&[(c, shards), (s, shards)]);
+        w.router(&["fd00::11@tcp", R1[1]]);
+        w.run(SEC);
+        (0..2).for_each(|n| w.attach(n));
+        all_ways(&mut w, 0, 1, ends[1]);
+        all_ways(&mut w, 1, 0, ends[0]);
+        w.at_rest();
+        assert_eq!(w.count(0, |c| c.drop_no_way_back) + w.count(1, |c| c.drop_no_way_back), 0, "{shards}");
+    }
 }
 
 /// A route is down before its gateway has answered, while that does not forward, and while its NI on the network is down; with the
