@@ -262,6 +262,47 @@ fn a_gateway_dies_and_returns() {
     }
 }
 
+/// A gateway whose connections end is asked at once: one that refuses the next is passed over before the next check would have come,
+/// and one that takes it stays.
+#[test]
+fn a_gateway_whose_connections_end_is_asked_at_once() {
+    for shards in [1, 4] {
+        for refuses in [false, true] {
+            let mut w = World::pair(&[R1, R2], shards);
+            w.run(5 * SEC);
+            assert_eq!(pinged(&mut w, 0, SERVER), Ok(()));
+            let ip = nid(R1[0]).ip().unwrap();
+            let checks = w.count(0, |c| c.router_checks);
+            if refuses {
+                w.net.raw_unlisten(ip);
+            }
+            let of_it = |l: &usize| w.net.addresses(*l).iter().any(|a| a.ip() == ip);
+            let links: Vec<usize> = (0..w.net.links()).filter(of_it).collect();
+            links.into_iter().for_each(|l| w.net.raw_reset(l));
+            w.run(SEC / 4);
+            let asked = w.count(0, |c| c.router_checks) - checks;
+            if refuses {
+                assert_eq!((w.states(0).as_str(), asked), ("down, up", 1), "{shards}");
+                let (by, other) = (w.routers.list[1].forwarded.len(), w.routers.list[0].forwarded.len());
+                for _ in 0..8 {
+                    assert_eq!(pinged(&mut w, 0, SERVER), Ok(()), "{shards}");
+                }
+                assert!(w.routers.list[1].forwarded.len() >= by + 8);
+                assert_eq!(w.routers.list[0].forwarded.len(), other);
+                // It is back after a while, and found before an interval has passed.
+                w.run(5 * SEC);
+                w.net.raw_listen(ip);
+                let hops = w.hops(&R1);
+                w.routers.restart(&mut w.net, 0, &hops);
+                w.run(10 * SEC);
+                assert_eq!(w.states(0), "up, up", "{shards}");
+            } else {
+                assert_eq!((w.states(0).as_str(), asked), ("up, up", 1), "{shards}");
+            }
+        }
+    }
+}
+
 /// Two gateways take turns; one that is lost is passed over, and what has a lower priority is taken when nothing else is up.
 #[test]
 fn gateways_take_turns_and_stand_in_for_each_other() {
@@ -575,7 +616,8 @@ fn two_nis() -> World {
 fn what_does_not_reach_a_gateway_is_not_sent_to_it_instead() {
     for op in [put(5, SERVER, 64), put(5, SERVER, 70_000), ping_op(5, SERVER)] {
         let mut w = two_nis();
-        // The route is up still, and whoever dials is refused.
+        // The route is up still, since nobody asks, and whoever dials is refused.
+        w.tune(0, "alive_router_check_interval", "0");
         w.net.unplug(nid(R1[0]).ip().unwrap(), Cut::Reset);
         w.run(SEC / 100);
         w.op(0, 0, op);
