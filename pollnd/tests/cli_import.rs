@@ -151,7 +151,7 @@ fn an_import_adds_and_sets_and_keeps_all_else() {
     // A route, or a value, that is there is made what the file says.
     given(&format!("route: [{{net: tcp3, gateway: \"{b}\", hop: 3}}]\nnet: [{{net type: tcp, local NI(s): [{{nid: \"{a}\", lnd tunables: {{keepalive: 11}}}}]}}]\n"))
         .good()
-        .tells(&[&format!("route: tcp3 {b} 3 is new"), "keepalive: was 10, is 11"]);
+        .tells(&[&format!("route: tcp3 {b}: hop: was 2, is 3"), "keepalive: was 10, is 11"]);
 
     // An order that cannot be met changes nothing: a value for the next start, a peer that another has, one of two NIs.
     let before = own();
