@@ -51,7 +51,8 @@ pub(super) fn lists(
 ) -> (Lists, Vec<String>) {
     let (mut all, mut notes) = (then, Vec::new());
     let mut kept = |flag: &str, what: String| {
-        let why = format!("it was added while the node ran, and --{flag} of the command line wins over files");
+        let why =
+            format!("it was added while the node ran, and --{flag} of the command line wins over files");
         notes.push(format!("{what} is kept, though {} does not name it: {why}", file.name()));
     };
     let model = &file.model;

@@ -309,7 +309,8 @@ mod tests {
     fn a_route_that_stays_is_changed_in_place() {
         let all = |words: &[&str]| words.iter().map(|w| w.parse().unwrap()).collect::<Vec<Route>>();
         let now = all(&["tcp1 10.0.0.2@tcp", "tcp2 10.0.0.2@tcp 2 3", "tcp3 10.0.0.2@tcp"]);
-        let then = all(&["tcp3 10.0.0.2@tcp", "tcp1 10.0.0.2@tcp -1 7", "tcp2 10.0.0.2@tcp", "tcp2 10.0.0.3@tcp"]);
+        let then =
+            all(&["tcp3 10.0.0.2@tcp", "tcp1 10.0.0.2@tcp -1 7", "tcp2 10.0.0.2@tcp", "tcp2 10.0.0.3@tcp"]);
         let (first, fresh) = reroutes(&nothing(), &now, &then);
         let told = |all: &[Step]| all.iter().map(|s| s.told.clone()).collect::<Vec<_>>();
         assert_eq!(

@@ -95,7 +95,9 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
         CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
-        CtlVerb::Import { show: true, .. } => refuse_import("show", "`export`, `net show`, `route show` and `peer show` do"),
+        CtlVerb::Import { show: true, .. } => {
+            refuse_import("show", "`export`, `net show`, `route show` and `peer show` do")
+        }
         CtlVerb::Import { exec: true, .. } => refuse_import("exec", "`ping` and `discover` do"),
         CtlVerb::Import { del: true, file, .. } => importing::del(file.as_deref(), node),
         CtlVerb::Import { del: false, file, .. } => importing::import(file.as_deref(), node),

@@ -474,7 +474,8 @@ fn a_route_is_changed_in_place() {
         w.run(SEC);
         let set = |r: &str| RouteAsk::Set(r.parse().unwrap());
         let checks = w.count(0, |c| c.router_checks);
-        for (i, r) in ["tcp1 10.0.0.11@tcp -1 9", "tcp1 10.0.0.11@tcp 2", "tcp1 10.0.0.11@tcp 1 3"].iter().enumerate()
+        for (i, r) in
+            ["tcp1 10.0.0.11@tcp -1 9", "tcp1 10.0.0.11@tcp 2", "tcp1 10.0.0.11@tcp 1 3"].iter().enumerate()
         {
             w.op(0, 0, ping_op(i as u64, SERVER));
             assert_eq!(w.route(0, set(r)), Ok(()));

@@ -299,7 +299,11 @@ enum FromFile {
 fn hint(name: &str) -> String {
     let ends = |t: &&Tunable| t.name.strip_suffix(name).is_some_and(|head| head.ends_with('_'));
     let near: Vec<&str> = ALL.iter().filter(ends).map(|t| t.name).collect();
-    if near.is_empty() || name.is_empty() { String::new() } else { format!(" (did you mean {}?)", near.join(", ")) }
+    if near.is_empty() || name.is_empty() {
+        String::new()
+    } else {
+        format!(" (did you mean {}?)", near.join(", "))
+    }
 }
 
 /// The tunable `name`.
