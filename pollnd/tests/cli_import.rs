@@ -73,7 +73,7 @@ fn the_asker_s_file_is_taken_and_not_the_node_s() {
     at.fed(bad, &["config", "apply", "-", "--node", &pid]).failed(2, &["standard input:2:3: \"healthy\""]);
     // The node finds this one.
     let here = "net: [{net type: tcp, local NI(s): [{interfaces: {0: nosuch0}}]}]\n";
-    at.fed(here, &["lnetctl", "--node", &pid, "import"]).failed(234, &["standard input:1:", "nosuch0"]);
+    at.fed(here, &["lnetctl", "--node", &pid, "import"]).failed(214, &["standard input:1:", "nosuch0"]);
 
     // All that a file may have comes over, whatever is in it, and no more is taken.
     let full = |more: usize| {
@@ -170,7 +170,7 @@ fn an_import_adds_and_sets_and_keeps_all_else() {
         (
             &file(&[&format!("{}@tcp1", own_ip()), "203.0.113.9@tcp8"], "global: {retry_count: 1}\n"),
             234,
-            "given.yaml:3:43: net: cannot listen on 203.0.113.9:10990",
+            "given.yaml:3:36: net: cannot listen on 203.0.113.9:10990",
         ),
     ] {
         given(text).failed(status, &[says]);
@@ -273,7 +273,7 @@ fn a_refusal_of_an_import_has_its_place_and_number() {
     let no_gateway = "route:\n    - net: tcp6\n      gateway: 10.1.1.1@tcp9\n";
     import(no_gateway)
         .failed(234, &[&golden("import-bad-route"), "standard input:2:7: route: gateway 10.1.1.1"]);
-    let here = "standard input:2:42: net: ";
+    let here = "standard input:2:36: net: ";
     import(&file(&["10.1.2.3@tcp3"], ""))
         .failed(234, &["errno: -99", &format!("{here}cannot listen on 10.1.2.3")]);
     let led_to = format!("{}@tcp9", own_ip());

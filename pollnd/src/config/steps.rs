@@ -301,7 +301,7 @@ mod tests {
 
     /// A file that says nothing.
     fn nothing() -> Loaded {
-        merge::read(Source::named("none.yaml", "")).unwrap_or_else(|e| panic!("{e}"))
+        merge::read(Source::named("none.yaml", "global: {}\n")).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// A route that is to have another priority is never away, and what takes it back is its old one.
