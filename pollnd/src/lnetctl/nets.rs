@@ -41,7 +41,7 @@ fn order(verb: &'static str, a: &NetArg) -> Result<NetOrder, Refusal> {
 
 /// Options that say what no NI here has.
 fn refuse_foreign(a: &ForeignNetArg) -> Result<(), Refusal> {
-    let kfilnd = "is kfilnd's, and NIs here are socklnd's: leave it out";
+    let kfilnd = "it is kfilnd's, and NIs here are socklnd's: leave it out";
     let (option, why) = match a {
         ForeignNetArg { ip2net: Some(_), .. } => (
             "ip2net",

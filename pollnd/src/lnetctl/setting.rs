@@ -70,7 +70,7 @@ fn key(name: &str) -> Option<&'static Key> {
 fn remedy(name: &str, value: &str) -> Option<String> {
     if name == LND_TIMEOUT {
         return Some(format!(
-            "{name} is a reading: it follows from transaction_timeout and retry_count; `pollnd lnetctl net set --all --lnd-timeout {value}` sets the one of NIs"
+            "{name} is a reading: it follows from transaction_timeout and retry_count; `pollnd lnetctl net set --all --lnd-timeout {value}` sets that of the NIs"
         ));
     }
     let tunable = tunables::find(name).ok()?.name;
