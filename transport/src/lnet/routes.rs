@@ -20,6 +20,9 @@ const NETS_MAX: usize = 64;
 pub enum RouteAsk {
     /// One more. Its gateway is asked at once.
     Add(Route),
+    /// The one to the same network by the same gateway has these hops and this priority from now on. It stays up or down as its gateway's word has it,
+    /// so no message is without it.
+    Set(Route),
     /// One less.
     Del {
         /// The network that it leads to.
@@ -132,6 +135,13 @@ impl Routes {
         self.all.len() < before
     }
 
+    /// Gives the route to the same network by the same gateway these hops and this priority; gives whether it is there.
+    fn set(&mut self, route: Route) -> bool {
+        let rows = self.by_net.get_mut(&route.net).into_iter().flatten();
+        let there = rows.filter(|r| r.route.gateway == route.gateway);
+        there.map(|row| row.route = route).count() > 0
+    }
+
     /// Routes, in the order in which they came.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Row> + '_ {
         let row = |(net, gateway): &(NetId, Nid)| {
@@ -207,7 +217,7 @@ impl Lnet {
         routes
     }
 
-    /// Adds or deletes a route.
+    /// Adds, changes or deletes a route.
     ///
     /// # Errors
     /// [`RouteError`]
@@ -222,6 +232,17 @@ impl Lnet {
                     self.ask_home(cx, route.gateway);
                 }
                 self.weigh(&cx.cfg, route.gateway);
+            }
+            RouteAsk::Set(route) => {
+                let Route { net, gateway, hop, .. } = route;
+                if hop == Some(0) {
+                    return Err(RouteError::Hop);
+                }
+                if !self.routes.set(route) {
+                    return Err(RouteError::Unknown { net, gateway });
+                }
+                // One hop says that the gateway is on the network.
+                self.weigh(&cx.cfg, gateway);
             }
             RouteAsk::Del { net, gateway } => {
                 if !self.routes.del(net, gateway) {

@@ -525,6 +525,38 @@ fn routes_come_and_go_while_a_node_runs() {
     }
 }
 
+/// A route that is there gets another priority and other hops while messages go by it: none is without a way.
+#[test]
+fn a_route_is_changed_in_place() {
+    for shards in [1, 2] {
+        let both = ["tcp1 10.0.0.11@tcp", "tcp1 10.0.0.12@tcp -1 5"];
+        let server = (config(SERVER, &["tcp 10.1.0.11@tcp1"]), shards);
+        let mut w = World::new(&[(config(CLIENT, &both), shards), server]);
+        w.router(&R1);
+        w.run(SEC);
+        let set = |r: &str| RouteAsk::Set(r.parse().unwrap());
+        let checks = w.count(0, |c| c.router_checks);
+        for (i, r) in
+            ["tcp1 10.0.0.11@tcp -1 9", "tcp1 10.0.0.11@tcp 2", "tcp1 10.0.0.11@tcp 1 3"].iter().enumerate()
+        {
+            w.op(0, 0, ping_op(i as u64, SERVER));
+            assert_eq!(w.route(0, set(r)), Ok(()));
+            assert_eq!(w.states(0), "up, down multi", "at once, {r}");
+            w.op(0, 0, ping_op(10 + i as u64, SERVER));
+            w.run(SEC);
+            let ended = w.events(0);
+            let good = |e: &&Event| matches!(e, Event::Ping { info: Ok(_), .. });
+            assert_eq!((ended.iter().filter(good).count(), ended.len()), (2, 2), "{ended:?}");
+            assert_eq!(w.views(0)[0].route(), r.parse().unwrap(), "at its place");
+        }
+        assert_eq!(w.count(0, |c| c.router_checks), checks, "nobody need ask its gateway again");
+        assert_eq!(w.route(0, set("tcp1 10.0.0.13@tcp")), Err(2), "it is not there");
+        let none = transport::lnd::Route { hop: Some(0), ..w.views(0)[0].route() };
+        assert_eq!(w.route(0, RouteAsk::Set(none)), Err(22), "0 hops");
+        w.at_rest();
+    }
+}
+
 /// Shards hear of a route one after the other; the gateway may have answered before the last of them does.
 #[test]
 fn a_shard_that_hears_of_a_route_late_is_told_of_its_gateway() {

@@ -98,7 +98,7 @@ impl fmt::Debug for Tunable {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuneError {
     /// No such name.
-    #[error("{0} is no tunable of socklnd or LNet: `pollnd tunables --defaults` lists them")]
+    #[error("{0} is no tunable of socklnd or LNet{hint}: `pollnd tunables --defaults` lists them", hint = hint(.0))]
     Name(String),
     /// A parameter of a kernel module, and of no use here.
     #[error("{name}: there is nothing to tune here, since {why}")]
@@ -293,6 +293,17 @@ enum FromFile {
     Near(i64),
     /// Nothing, since...
     PassedOver(&'static str),
+}
+
+/// Tunables whose names end with the one that is none: lnetctl has some without the module's prefix, as retry_count.
+fn hint(name: &str) -> String {
+    let ends = |t: &&Tunable| t.name.strip_suffix(name).is_some_and(|head| head.ends_with('_'));
+    let near: Vec<&str> = ALL.iter().filter(ends).map(|t| t.name).collect();
+    if near.is_empty() || name.is_empty() {
+        String::new()
+    } else {
+        format!(" (did you mean {}?)", near.join(", "))
+    }
 }
 
 /// The tunable `name`.
