@@ -41,7 +41,7 @@ fsm::fsm! {
         Nudging,
         /// Frames did not help either.
         Holding,
-        /// The control thread was told to restart the port.
+        /// The port was made to let go: by a restart, or by dropping what it had not taken.
         Restarting,
         /// The restart did not help: the pages are given up, and the owner is told so.
         Quarantined,
@@ -71,7 +71,8 @@ fsm::fsm! {
         Reclaim,
         /// Send one harmless frame.
         Nudge,
-        /// Ask the control thread to stop and start the port.
+        /// Make the port let go: where it copies as it sends, drop what it has not taken; or else ask the control thread to stop and
+        /// start it.
         Restart,
         /// Report the pages as quarantined: they are never reused.
         Quarantine,

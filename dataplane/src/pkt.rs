@@ -271,6 +271,10 @@ pub struct PortCounters {
     pub naps: u64,
     /// Packets that a capture file had no room for.
     pub capture_lost: u64,
+    /// Times that the port was stopped and started, so that its driver let go of sent pages.
+    pub restarts: u64,
+    /// Times that it did not start.
+    pub failed_starts: u64,
 }
 
 impl PortCounters {
@@ -290,6 +294,8 @@ impl PortCounters {
             ("port_tx_nombuf", self.tx_nombuf),
             ("port_naps", self.naps),
             ("port_capture_lost", self.capture_lost),
+            ("port_restarts", self.restarts),
+            ("port_failed_starts", self.failed_starts),
         ] {
             f(name, n);
         }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use transport::lnet::faults::{Fault, FaultError, FaultRate, FaultRule, HEALTH_ERRORS, MESSAGES, NidPattern};
+use transport::wire::Brief;
 
 /// Names of a rule's values.
 pub(crate) const KEYS: &str = "source, dest, rate, interval, portal, message, latency, health_error";
@@ -39,7 +40,7 @@ pub(crate) struct RuleText {
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Failed {
     /// A NID that is none.
-    #[error("{what} {nid}: {why}; or * for all, *@tcp for all of a network")]
+    #[error("{what} {}: {why}; or * for all, *@tcp for all of a network", Brief(.nid))]
     Nid {
         /// Its place in the rule.
         what: &'static str,
@@ -85,7 +86,7 @@ pub(crate) fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, Failed> {
             .ok_or_else(|| {
                 // lnetctl's line, and the names that it leaves out.
                 let names: Vec<&str> = MESSAGES.iter().map(|m| m.0).collect();
-                words(format!("unknown message type {m}\nit is one of {}", names.join(", ")))
+                words(format!("unknown message type {}\nit is one of {}", Brief(m), names.join(", ")))
             })?
             .1;
     }
@@ -97,7 +98,10 @@ pub(crate) fn rule(delay: bool, t: &RuleText) -> Result<FaultRule, Failed> {
             None => {
                 let names: Vec<&str> = HEALTH_ERRORS.iter().map(|e| e.0).collect();
                 let names = names.join(", ");
-                return Err(words(format!("unknown health error {e}: it is one of {names}, random")));
+                return Err(words(format!(
+                    "unknown health error {}: it is one of {names}, random",
+                    Brief(e)
+                )));
             }
         };
     }
@@ -127,7 +131,7 @@ fn number<T: std::str::FromStr + PartialOrd + Default>(text: &str) -> Option<T> 
 impl RuleText {
     /// Takes a value by its name; lists have one after the other. `None`: there is no such name.
     pub(crate) fn take(&mut self, name: &str, value: &str) -> Option<Result<(), String>> {
-        let bad = |takes| format!("{name}: {value:?} is none of its values; it takes {takes}");
+        let bad = |takes| format!("{name}: {:?} is none of its values; it takes {takes}", Brief(value));
         let whole = || number(value).map(Some).ok_or_else(|| bad("a whole number from 1 to 4294967295"));
         let nids = |what| pattern(what, value).map(|_| value.to_owned()).map_err(|e| e.to_string());
         Some(match name {
@@ -250,15 +254,15 @@ pub(crate) fn typed(s: &str) -> Result<FaultRule, String> {
     let mut all = s.split_whitespace();
     let first = all.next().unwrap_or_default();
     let Some((_, delay)) = KINDS.iter().find(|k| k.0 == first) else {
-        return Err(format!("{first:?}: a rule begins with drop or delay, {example}"));
+        return Err(format!("{:?}: a rule begins with drop or delay, {example}", Brief(first)));
     };
     let mut text = RuleText::default();
     for word in all {
         let (name, values) =
-            word.split_once('=').ok_or_else(|| format!("{word:?} is not NAME=VALUE, {example}"))?;
+            word.split_once('=').ok_or_else(|| format!("{:?} is not NAME=VALUE, {example}", Brief(word)))?;
         for value in values.split(',') {
             text.take(name, value)
-                .ok_or_else(|| format!("{name:?} is nothing that a rule has; there are {KEYS}"))??;
+                .ok_or_else(|| format!("{:?} is nothing that a rule has; there are {KEYS}", Brief(name)))??;
         }
     }
     text.whole(*delay)

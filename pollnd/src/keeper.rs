@@ -9,6 +9,8 @@
 //!                              Up
 //! ```
 
+mod starts;
+
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use transport::node::lcore::Duplicates;
 
+use self::starts::{Said, Starts};
 use crate::limits;
 
 /// Interval of looks at links and late drivers.
@@ -140,6 +143,7 @@ impl Keeper {
             state,
             since: Instant::now(),
             again: Instant::now(),
+            starts: Starts::new(Instant::now()),
             down: Rare::default(),
             failed: Rare::default(),
             trouble: Rare::default(),
@@ -167,6 +171,7 @@ struct Watch {
     since: Instant,
     /// A device that could not be made is not tried again before.
     again: Instant,
+    starts: Starts,
     down: Rare,
     failed: Rare,
     trouble: Rare,
@@ -178,7 +183,7 @@ impl Watch {
         while stopped.recv_timeout(look) == Err(mpsc::RecvTimeoutError::Timeout) {
             let now = Instant::now();
             self.look(now);
-            self.restart_if_wanted();
+            self.restart_if_wanted(now);
             self.warn_of_duplicates();
             if self.trouble.0.is_none_or(|t| now >= t + TELL) {
                 for t in self.port.troubles() {
@@ -221,7 +226,8 @@ impl Watch {
             }
             Link::Away => self.try_again(now),
         }
-        if !self.works() && self.down.due(now) {
+        // Of a port that does not run other lines tell.
+        if !self.works() && self.starts.runs() && self.down.due(now) {
             let waits = match &self.backend {
                 Some(p) => format!("; it is joined again when its other end serves {} again", p.display()),
                 None => String::new(),
@@ -295,20 +301,25 @@ impl Watch {
         }
     }
 
-    fn restart_if_wanted(&mut self) {
+    /// Restarts the port when an lcore wants that, and starts it when it did not start.
+    fn restart_if_wanted(&mut self, now: Instant) {
         let flags = self.duties.restart.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = flags.iter().fold(false, |any, f| f.swap(false, Ordering::AcqRel) | any);
         drop(flags);
         // Nobody is there to take what the driver holds: a restart changes nothing.
-        if !wanted || !self.works() {
-            return;
-        }
-        tracing::warn!(
-            port = self.port.name(),
-            "its driver has held sent pages for a second: stopping and starting it"
-        );
-        if let Err(e) = self.port.restart(YIELD) {
-            tracing::error!("{e}");
+        let said = if wanted && self.works() {
+            tracing::warn!(
+                port = self.port.name(),
+                "its driver has held sent pages for a second: stopping and starting it"
+            );
+            self.starts.restart(&mut self.port, now)
+        } else {
+            self.starts.look(&mut self.port, now)
+        };
+        match said {
+            Some(Said::Fails(line)) => tracing::error!("{line}"),
+            Some(Said::Runs(line)) => tracing::warn!("{line}"),
+            None => {}
         }
     }
 }

@@ -12,6 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+use transport::wire::Brief;
 
 /// The variable that says what is logged, in place of `-v`.
 const VARIABLE: &str = "POLLND_LOG";
@@ -38,7 +39,7 @@ pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
     // A word that is no level would name a part of the program, and everything else fall silent.
     let level = |w: &str| w.contains(['=', '[']) || w.parse::<LevelFilter>().is_ok();
     if let Some(w) = text.split(',').map(str::trim).find(|w| !w.is_empty() && !level(w)) {
-        return Err(wrong(&format_args!("{w:?} is no level")));
+        return Err(wrong(&format_args!("{:?} is no level", Brief(w))));
     }
     EnvFilter::try_new(text).map_err(|e| wrong(&e))
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::SIGPIPE;
 use signal_hook::low_level::emulate_default_handler;
+use transport::wire::without_controls;
 
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -45,14 +46,19 @@ pub(crate) fn written(r: io::Result<()>) -> Result<(), String> {
     }
 }
 
-/// Writes to standard error, as it is.
-pub(crate) fn err(s: &str) {
-    let _ = io::stderr().lock().write_all(s.as_bytes());
+/// Lines that may have in them what others have said: their control characters are escaped.
+fn lines(s: &str) -> String {
+    s.split('\n').map(without_controls).collect::<Vec<_>>().join("\n")
 }
 
-/// Says something on standard error, as this program.
+/// Writes lines to standard error; control characters of what they say are escaped.
+pub(crate) fn err(s: &str) {
+    let _ = io::stderr().lock().write_all(lines(s).as_bytes());
+}
+
+/// Says something on standard error, as this program, likewise.
 pub(crate) fn note(s: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "pollnd: {s}");
+    let _ = writeln!(io::stderr().lock(), "pollnd: {}", lines(&s.to_string()));
 }
 
 /// Ends the program as SIGPIPE does, where the reader of standard output has left.

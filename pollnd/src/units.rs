@@ -1,5 +1,7 @@
 //! Figures in units that fit them.
 
+use transport::wire::Brief;
+
 /// Three digits of `x`, which is at least 1.
 fn digits(x: f64) -> String {
     let places = if x < 9.995 {
@@ -42,7 +44,10 @@ pub(crate) fn size(s: &str) -> Result<u128, String> {
     };
     let n = digits.parse::<u64>().ok().zip(shift).map(|(n, shift)| u128::from(n) << shift);
     n.ok_or_else(|| {
-        format!("{s:?} is no size: give bytes, or a number with k, M or G (KiB, MiB, GiB), such as 4k or 16M")
+        format!(
+            "{:?} is no size: give bytes, or a number with k, M or G (KiB, MiB, GiB), such as 4k or 16M",
+            Brief(s)
+        )
     })
 }
 

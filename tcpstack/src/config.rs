@@ -394,6 +394,8 @@ counters! {
         tx_no_buffer,
         /// Times emission stopped because the port's queue was deep.
         tx_deep,
+        /// Frames dropped since the port had taken none for long.
+        tx_unsent,
         /// Rounds in which nothing moved because the port took nothing.
         port_stalls,
         /// Times the link went down or came up.

@@ -139,6 +139,13 @@ impl<P: Port> Io<P> {
         self.port.tx_burst(&mut self.q)
     }
 
+    /// Drops the packets that the port has not taken; returns how many there were.
+    pub(crate) fn drop_queued(&mut self) -> usize {
+        let n = self.q.len();
+        self.q.clear();
+        n
+    }
+
     /// Sends what is queued, as far as the port takes it; returns how many packets that was.
     #[inline]
     pub(crate) fn transmit(&mut self) -> u32 {

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,6 @@ pub struct EthPort {
     closed: bool,
     /// The device is given up until the other end is back ([`EthPort::detach`]).
     pub(super) away: bool,
-    restarts: u64,
     pub(super) spread: Spread,
     table: Table,
     /// Keeps the folder of its socket at hand under a short name.
@@ -355,6 +354,8 @@ impl EthPort {
             gates: (0..queues).map(|_| GateCell::default()).collect(),
             link: AtomicBool::new(false),
             trouble: Trouble::default(),
+            restarts: AtomicU64::new(0),
+            failed_starts: AtomicU64::new(0),
             running: Mutex::new(false),
             _hold: hold,
         });
@@ -380,7 +381,6 @@ impl EthPort {
             warnings: warnings.into_iter().collect(),
             closed: false,
             away: false,
-            restarts: 0,
             spread: Spread::One(alone),
             table: Table { reta: info.reta_size, key_len: info.hash_key_size },
             folder: None,
@@ -398,6 +398,9 @@ impl EthPort {
         }
         // SAFETY: the port is configured and stopped.
         let r = unsafe { sys::rte_eth_dev_start(self.shared.id) };
+        if r != 0 {
+            self.shared.failed_starts.fetch_add(1, Ordering::Relaxed);
+        }
         call(self.name(), "rte_eth_dev_start", r, "look at the driver's log line above")?;
         *running = true;
         for g in &self.shared.gates {
@@ -441,11 +444,21 @@ impl EthPort {
     /// Stops and starts the port, so that a driver that holds on to sent buffers lets them go.
     ///
     /// # Errors
-    /// As [`EthPort::stop`] and [`EthPort::start`].
+    /// As [`EthPort::stop`] and [`EthPort::start`]; [`EthPort::is_running`] tells whether the port has to be started again.
     pub fn restart(&mut self, limit: Duration) -> Result<(), PortError> {
-        self.stop(limit)?;
-        self.restarts += 1;
-        self.start()
+        let stopped = self.stop(limit);
+        if matches!(stopped, Err(PortError::Polled { .. })) {
+            return stopped;
+        }
+        self.shared.restarts.fetch_add(1, Ordering::Relaxed);
+        // A driver that stopped with an error has stopped.
+        self.start()?;
+        stopped
+    }
+
+    /// Whether the port is started.
+    pub fn is_running(&self) -> bool {
+        *self.shared.lock()
     }
 
     /// Stops and closes the port, and says what is still out. A virtual device made by `open` is removed.
@@ -502,15 +515,16 @@ impl EthPort {
         })
     }
 
-    /// Asks the driver for the link state and tells the queues. Called by the control thread now and then: some
-    /// drivers make a system call.
+    /// Asks the driver for the link state and tells the queues; a port that does not run has none. Called by the control thread
+    /// now and then: some drivers make a system call.
     pub fn refresh_link(&self) -> LinkState {
         let mut mbps = 0;
         // SAFETY: a place for the answer; a closed port answers with an error.
         let up = !self.away && unsafe { sys::shim_eth_link(self.shared.id, &mut mbps) } == 1;
         // One that was moved to another network namespace is out of the driver's sight, not down.
         let up = up || self.tap.as_deref().is_some_and(ifname::is_elsewhere);
-        self.shared.link.store(up && !self.closed, Ordering::Release);
+        let up = up && !self.closed && self.is_running();
+        self.shared.link.store(up, Ordering::Release);
         LinkState { up, mbps }
     }
 
@@ -580,11 +594,6 @@ impl EthPort {
     pub fn rx_memory(&self) -> (u32, u64) {
         let one = |p: &QueuePools| (p.rx.count(), u64::from(p.rx.count()) * u64::from(p.rx.truesize()));
         self.pools.iter().map(one).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
-    }
-
-    /// Number of times that [`EthPort::restart`] was needed.
-    pub fn restarts(&self) -> u64 {
-        self.restarts
     }
 
     /// Mbufs in use by queue: (receive, heads, attachments). Not for the poll loop.

@@ -1,6 +1,6 @@
 //! State of a port that its control thread and its lcores share.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::eal::Hold;
@@ -19,6 +19,10 @@ pub(crate) struct PortShared {
     pub gates: Vec<GateCell>,
     pub link: AtomicBool,
     pub trouble: Trouble,
+    /// Times that the port was stopped and started.
+    pub restarts: AtomicU64,
+    /// Times that it did not start.
+    pub failed_starts: AtomicU64,
     /// Whether the port is started; held while gates change on behalf of the port.
     pub running: Mutex<bool>,
     pub _hold: Hold,

@@ -358,7 +358,11 @@ impl Port for EthQueue {
         let mut c = self.counters;
         c.tx_attached = self.tx.attached.get();
         let mut s = sys::rte_eth_stats::default();
-        // The port's count is told once, by its first queue.
+        // The port's counts are told once, by its first queue.
+        if self.queue == 0 {
+            c.restarts = self.shared.restarts.load(Ordering::Relaxed);
+            c.failed_starts = self.shared.failed_starts.load(Ordering::Relaxed);
+        }
         // A device that is given up for a while has none, and DPDK logs each question.
         // SAFETY: a place for the answer; a port that is not there answers with an error.
         if self.queue == 0 && self.gate().running() && unsafe { sys::rte_eth_stats_get(self.id, &mut s) } == 0

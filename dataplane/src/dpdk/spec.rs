@@ -44,7 +44,7 @@ impl FromStr for PortSpec {
     type Err = BadPortSpec;
 
     fn from_str(s: &str) -> Result<PortSpec, BadPortSpec> {
-        if s.is_empty() || s.chars().any(|c| c.is_whitespace() || c == '\0') {
+        if s.is_empty() || s.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(BadPortSpec(s.into()));
         }
         if let Some(a) = pci(s) {

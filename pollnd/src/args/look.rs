@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use dataplane::tap::HEADERS;
 use tcpstack::Phase;
+use transport::wire::Brief;
 
 use super::common::{Again, TextOut, Which};
 use super::values::{number, seconds};
@@ -28,7 +29,8 @@ impl FromStr for PeerArg {
         match s.parse::<SocketAddr>() {
             Ok(a) => Ok(PeerArg { ip: a.ip(), port: Some(a.port()) }),
             Err(_) => Err(format!(
-                "{s:?} is no peer: give an address with or without a port, such as 10.0.0.2, 10.0.0.2:1023 or [fd00::2]:1023"
+                "{:?} is no peer: give an address with or without a port, such as 10.0.0.2, 10.0.0.2:1023 or [fd00::2]:1023",
+                Brief(s)
             )),
         }
     }
@@ -61,7 +63,8 @@ impl FromStr for ConnFilter {
         }
         s.parse().map(ConnFilter::Peer).map_err(|_| {
             format!(
-                "{s:?} is neither a peer, such as 10.0.0.2 or 10.0.0.2:1023, nor a state, such as ESTABLISHED"
+                "{:?} is neither a peer, such as 10.0.0.2 or 10.0.0.2:1023, nor a state, such as ESTABLISHED",
+                Brief(s)
             )
         })
     }

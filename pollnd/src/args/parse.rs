@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
+use transport::wire::Brief;
 
 use super::Cli;
 
@@ -26,7 +27,7 @@ pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: 
     let mut c = command();
     let parsed = c.try_get_matches_from_mut(args);
     let mut cli =
-        parsed.and_then(|m| Cli::from_arg_matches(&m)).map_err(|e| without_eal(e.format(&mut c)))?;
+        parsed.and_then(|m| Cli::from_arg_matches(&m)).map_err(|e| brief(without_eal(e.format(&mut c))))?;
     if let super::Command::Selftest(a) = &mut cli.command {
         a.words = words;
     }
@@ -63,9 +64,42 @@ fn without_eal(mut e: Error) -> Error {
     e
 }
 
+/// Shows words of the command line as errors show what others have said.
+fn brief(mut e: Error) -> Error {
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(word)) = e.get(kind) {
+            let shown = Brief(word).to_string();
+            e.insert(kind, ContextValue::String(shown));
+        }
+    }
+    e
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_that_are_wrong_are_shown_without_what_a_terminal_obeys_and_not_whole() {
+        let long = "9".repeat(100_000);
+        let strange = "a\u{1b}[2J";
+        for args in [
+            &["ping", strange][..],
+            &["ping", "10.0.0.2@tcp", strange],
+            &[strange],
+            &["put", "10.0.0.2@tcp", "-c", strange],
+            &["put", "10.0.0.2@tcp", "-s", &long],
+            &["ping", &long],
+            &["node", "--nid", &long],
+            &["node", "--route", strange, "--nid", "10.0.0.1@tcp"],
+            &["node", "--tunable", strange, "--nid", "10.0.0.1@tcp"],
+            &[&format!("--{long}")],
+        ] {
+            let e = parse([&["pollnd"], args].concat()).unwrap_err().to_string();
+            assert!(!e.contains(|c: char| c.is_control() && c != '\n') && e.len() < 1500, "{args:?}: {e}");
+            assert!(e.contains("a\\u{1b}[2J") || e.contains("99…"), "{args:?}: {e}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use transport::lnd::Config;
 use transport::lnd::tunables::{self, TuneError};
-use transport::wire::Nid;
+use transport::wire::{Brief, Nid};
 
 /// A tunable and its value, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ fn check(name: &str, value: &str) -> Result<Tuned, TuneError> {
 
 /// A value of `--tunable`.
 pub(crate) fn tunable(s: &str) -> Result<Tuned, String> {
-    let (name, value) = s.split_once('=').ok_or_else(|| format!("{s:?} is not NAME=VALUE"))?;
+    let (name, value) = s.split_once('=').ok_or_else(|| format!("{:?} is not NAME=VALUE", Brief(s)))?;
     check(name, value).map_err(|e| e.to_string())
 }
 

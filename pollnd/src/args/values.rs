@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use transport::wire::Nid;
+use transport::wire::{Brief, Nid};
 
 use crate::units;
 
@@ -35,7 +35,7 @@ pub(crate) fn size<T: TryFrom<u64>>(
 fn real(s: &str, what: &str, range: RangeInclusive<f64>) -> Result<f64, String> {
     match s.parse() {
         Ok(v) if range.contains(&v) => Ok(v),
-        _ => Err(format!("{s:?} is not a {what} from {} to {}", range.start(), range.end())),
+        _ => Err(format!("{:?} is not a {what} from {} to {}", Brief(s), range.start(), range.end())),
     }
 }
 
@@ -61,9 +61,10 @@ pub(crate) fn nid(s: &str) -> Result<Nid, String> {
     let n = Nid::from_str(s).and_then(Nid::station).map_err(|e| e.to_string())?;
     match n.ip() {
         Some(_) => Ok(n),
-        None => {
-            Err(format!("{s:?} is no NID of a tcp network; it should look like 10.0.0.1@tcp or fd00::1@tcp"))
-        }
+        None => Err(format!(
+            "{:?} is no NID of a tcp network; it should look like 10.0.0.1@tcp or fd00::1@tcp",
+            Brief(s)
+        )),
     }
 }
 
@@ -74,7 +75,7 @@ fn count(s: &str, most: u64) -> Result<u64, String> {
     s.parse()
         .ok()
         .filter(|n| (1..=most).contains(n))
-        .ok_or_else(|| format!("{s:?} is no number from 1 to {most}"))
+        .ok_or_else(|| format!("{:?} is no number from 1 to {most}", Brief(s)))
 }
 
 /// A number of pings.
@@ -96,7 +97,7 @@ pub(crate) fn pause(s: &str) -> Result<f64, String> {
 pub(crate) fn bytes(s: &str) -> Result<u64, String> {
     let n = units::size(s)?;
     let fits = u64::try_from(n).ok().filter(|n| *n <= TRANSFER_MAX);
-    fits.ok_or_else(|| format!("{s:?} is {n} bytes: a transfer has at most {TRANSFER_MAX} (1G)"))
+    fits.ok_or_else(|| format!("{:?} is {n} bytes: a transfer has at most {TRANSFER_MAX} (1G)", Brief(s)))
 }
 
 /// A positive number that is neither tiny nor huge.

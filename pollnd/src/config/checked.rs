@@ -2,7 +2,7 @@
 
 use transport::lnd::tunables::TuneError;
 use transport::lnd::{Config, TcpKind};
-use transport::wire::Nid;
+use transport::wire::{Brief, Nid};
 
 use super::keys::{Key, Means};
 use crate::{args, logging};
@@ -51,16 +51,16 @@ pub(super) fn truth(s: &str) -> Option<bool> {
 
 /// The fault of a value, and what is allowed.
 pub(super) fn fault_of(key: &Key, value: &str, kind: TcpKind) -> Option<String> {
-    let takes = || format!("{value:?} is none of its values; it takes {}", key.takes());
+    let takes = || format!("{:?} is none of its values; it takes {}", Brief(value), key.takes());
     match key.means {
         Means::Tunable(t) | Means::Not(t) => {
             let e = t.set(&mut Config { tcp_kind: kind, ..Config::new(Nid::LO, 0) }, value).err()?;
             Some(match e {
                 TuneError::Value { takes, .. } => {
-                    format!("{value:?} is none of its values; it takes {takes}")
+                    format!("{:?} is none of its values; it takes {takes}", Brief(value))
                 }
                 TuneError::Fixed { only, why, .. } => {
-                    format!("{value:?}: here it is always {only}, since {why}")
+                    format!("{:?}: here it is always {only}, since {why}", Brief(value))
                 }
                 e => e.to_string(),
             })
@@ -72,7 +72,7 @@ pub(super) fn fault_of(key: &Key, value: &str, kind: TcpKind) -> Option<String> 
         Means::Level => logging::filter(value).err(),
         Means::Only(all, why) => {
             let good = value.parse().is_ok_and(|n: i64| all.contains(&n));
-            (!good).then(|| format!("{value:?}: here it is always {}, since {why}", key.takes()))
+            (!good).then(|| format!("{:?}: here it is always {}, since {why}", Brief(value), key.takes()))
         }
         Means::Options | Means::Eal | Means::Reading => None,
     }
@@ -80,7 +80,8 @@ pub(super) fn fault_of(key: &Key, value: &str, kind: TcpKind) -> Option<String> 
 
 #[cfg(feature = "dpdk")]
 fn device(value: &str) -> Result<(), String> {
-    value.parse::<dataplane::dpdk::PortSpec>().map(drop).map_err(|e| e.to_string())
+    let e = value.parse::<dataplane::dpdk::PortSpec>().err();
+    e.map_or(Ok(()), |e| Err(e.to_string().replace(value, &Brief(value).to_string())))
 }
 
 #[cfg(not(feature = "dpdk"))]

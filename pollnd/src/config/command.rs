@@ -26,7 +26,7 @@ const FAILED: u8 = 1;
 fn checked(path: &Path) -> Result<Loaded, String> {
     let file = merge::load(path)?;
     if file.model.nis.is_empty() {
-        return Ok(file);
+        return merge::without_nis(&file).map(|()| file);
     }
     let argv: Vec<OsString> = ["pollnd".into(), "node".into()].into();
     match merge::with(&argv, Some(&file), None) {

@@ -1,5 +1,7 @@
 //! Sections of lnetctl's that are keys of others here: whether the node routes, its router buffers, and older lnetctls' NUMA range.
 
+use transport::wire::Brief;
+
 use super::keys::Part;
 use super::yaml::{Fault, Key, Kind, Node};
 
@@ -47,7 +49,10 @@ fn routing(section: &Node, faults: &mut Vec<Fault>) -> Values {
             continue;
         }
         if key.text != "enable" {
-            faults.push(Fault::new(key.at, format!("{:?} is no key of routing; there is enable", key.text)));
+            faults.push(Fault::new(
+                key.at,
+                format!("{:?} is no key of routing; there is enable", Brief(&key.text)),
+            ));
             continue;
         }
         // One that ceases to route (2) does not any more; one that begins (3) does.
@@ -55,7 +60,7 @@ fn routing(section: &Node, faults: &mut Vec<Fault>) -> Values {
             Some("1" | "3") => "enabled",
             Some("0" | "2") => "disabled",
             Some(other) => {
-                let text = format!("enable: {other:?} is none of its values; it takes 0 or 1");
+                let text = format!("enable: {:?} is none of its values; it takes 0 or 1", Brief(other));
                 faults.push(Fault::new(node.at, text));
                 continue;
             }
@@ -73,7 +78,8 @@ fn buffers(section: &Node, faults: &mut Vec<Fault>) -> Values {
         match BUFFERS.iter().find(|b| b.0 == key.text) {
             Some((_, name)) => said.push((Part::Node, name, node.clone())),
             None => {
-                let text = format!("{:?} is no key of buffers; there are tiny, small, large", key.text);
+                let text =
+                    format!("{:?} is no key of buffers; there are tiny, small, large", Brief(&key.text));
                 faults.push(Fault::new(key.at, text));
             }
         }
@@ -88,7 +94,10 @@ fn numa(section: &Node, faults: &mut Vec<Fault>) -> Values {
         if key.text == "range" {
             said.push((Part::Global, "numa_range", node.clone()));
         } else {
-            faults.push(Fault::new(key.at, format!("{:?} is no key of numa; there is range", key.text)));
+            faults.push(Fault::new(
+                key.at,
+                format!("{:?} is no key of numa; there is range", Brief(&key.text)),
+            ));
         }
     }
     said

@@ -9,6 +9,7 @@
 //! ```
 
 use transport::lnet::faults::{FaultRule, RULES_MAX};
+use transport::wire::Brief;
 
 use super::hands::{list, mapping, text};
 use super::yaml::{Fault, Kind, Node, Place, quoted};
@@ -22,7 +23,7 @@ fn one(delay: bool, node: &Node, faults: &mut Vec<Fault>) -> Option<FaultRule> {
             if let Kind::List(all) = &value.kind { all.as_slice() } else { std::slice::from_ref(value) };
         let list = ["portal", "message", "health_error"].contains(&&*key.text);
         if values.len() > 1 && !list && KEYS.split(", ").any(|k| k == key.text) {
-            faults.push(Fault::new(value.at, format!("{}: a list; it takes one value", key.text)));
+            faults.push(Fault::new(value.at, format!("{}: a list; it takes one value", Brief(&key.text))));
             continue;
         }
         for value in values {
@@ -30,7 +31,7 @@ fn one(delay: bool, node: &Node, faults: &mut Vec<Fault>) -> Option<FaultRule> {
             match rule.take(&key.text, said) {
                 Some(taken) => faults.extend(taken.err().map(|e| Fault::new(value.at, e))),
                 None => {
-                    let text = format!("{:?} is no key of a fault rule; there are {KEYS}", key.text);
+                    let text = format!("{:?} is no key of a fault rule; there are {KEYS}", Brief(&key.text));
                     faults.push(Fault::new(key.at, text));
                     break;
                 }
@@ -51,7 +52,10 @@ pub(super) fn read(section: &Node, faults: &mut Vec<Fault>) -> Vec<(FaultRule, P
     let Some(all) = mapping("fault", section, faults) else { return Vec::new() };
     let known = |name: &str| KINDS.iter().any(|k| k.0 == name);
     for (key, _) in all.iter().filter(|(k, _)| !known(&k.text)) {
-        faults.push(Fault::new(key.at, format!("{:?} is no key of fault; there are drop, delay", key.text)));
+        faults.push(Fault::new(
+            key.at,
+            format!("{:?} is no key of fault; there are drop, delay", Brief(&key.text)),
+        ));
     }
     let mut found: Vec<(FaultRule, Place)> = Vec::new();
     for (name, delay) in KINDS {

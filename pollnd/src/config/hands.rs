@@ -1,7 +1,7 @@
 //! Peers by hand in a file, in lnetctl's form: from its tree, and from them its text.
 
 use transport::lnd::{PeerByHand, PeerError};
-use transport::wire::Nid;
+use transport::wire::{Brief, Nid};
 
 use super::readings;
 use super::yaml::{Fault, Key, Kind, Node, Place, quoted};
@@ -34,7 +34,10 @@ pub(super) fn text<'n>(key: &Key, node: &'n Node, faults: &mut Vec<Fault>) -> Op
     match &node.kind {
         Kind::Text(text) => Some(text),
         _ => {
-            faults.push(Fault::new(node.at, format!("{}: {}; it takes a value", key.text, node.what())));
+            faults.push(Fault::new(
+                node.at,
+                format!("{}: {}; it takes a value", Brief(&key.text), node.what()),
+            ));
             None
         }
     }
@@ -67,7 +70,8 @@ fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<
                 Some(t) if t.eq_ignore_ascii_case("true") => multi_rail = true,
                 Some(t) if t.eq_ignore_ascii_case("false") => multi_rail = false,
                 Some(t) => {
-                    let text = format!("Multi-Rail: {t:?} is none of its values; it takes true or false");
+                    let text =
+                        format!("Multi-Rail: {:?} is none of its values; it takes true or false", Brief(t));
                     faults.push(Fault::new(value.at, text));
                 }
                 None => {}
@@ -80,7 +84,7 @@ fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<
             other => match readings::passed(key) {
                 Some(word) => passed.push(word),
                 None => {
-                    let text = format!("{other:?} is no key of a peer; there are {KEYS}");
+                    let text = format!("{:?} is no key of a peer; there are {KEYS}", Brief(other));
                     faults.push(Fault::new(key.at, text));
                 }
             },

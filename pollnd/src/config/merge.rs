@@ -392,6 +392,17 @@ pub(super) fn alone(file: &Loaded) -> Result<ServeArgs, String> {
     }
 }
 
+/// Looks at a file that names no NI as far as it can be judged without: the files of options that it names, and values together.
+///
+/// # Errors
+/// What is wrong, a line.
+pub(super) fn without_nis(file: &Loaded) -> Result<(), String> {
+    let mut a = alone(file)?;
+    a.node.filed = filed(file, &a, &mut Vec::new());
+    let kind = if networks::on_port(&a.node) { TcpKind::Port } else { TcpKind::Sockets };
+    settings::config(&a.node, kind, true, None).map(drop).map_err(|e| placed(file, &[], &e))
+}
+
 /// Tunables of a file, but those that the command line sets.
 fn filed(file: &Loaded, a: &ServeArgs, notes: &mut Vec<String>) -> Filed {
     let given = settings::given(&a.node);
@@ -463,6 +474,7 @@ fn placed(file: &Loaded, argv: &[OsString], e: &str) -> String {
         let flags: &[&str] = match &s.key.means {
             Means::Option(flag) | Means::Each(flag) | Means::OnOff(flag) => &[*flag],
             Means::Device => &["port", "vdev"],
+            Means::Options => &["options"],
             _ => &[],
         };
         flags.iter().find_map(|flag| Some((s, *flag, of(flag)?)))

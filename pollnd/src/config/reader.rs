@@ -2,7 +2,7 @@
 
 use transport::lnd::tunables;
 use transport::lnd::{Config, NIS_MAX, TcpKind};
-use transport::wire::Nid;
+use transport::wire::{Brief, Nid};
 
 use super::checked::{cpts, fault_of, listed, plain};
 use super::keys::{self, Key, Means, Part};
@@ -36,7 +36,7 @@ impl Reader {
             None if all.len() > 12 => "docs/config.md has those that are".to_owned(),
             None => format!("there are {}", all.join(", ")),
         };
-        self.fault(key.at, format!("{:?} is no key of {within}; {hint}", key.text));
+        self.fault(key.at, format!("{:?} is no key of {within}; {hint}", Brief(&key.text)));
     }
 
     fn mapping<'n>(&mut self, name: &str, node: &'n Node) -> &'n [(yaml::Key, Node)] {
@@ -169,9 +169,9 @@ impl Reader {
                 let text = format!(
                     "{}: {}, and line {} says {}: it holds for all NIs of a node, say the same",
                     key.name,
-                    plain.join(" "),
+                    Brief(&plain.join(" ")),
                     s.at.line,
-                    s.value()
+                    Brief(s.value())
                 );
                 self.fault(node.at, text);
             }
@@ -215,7 +215,8 @@ impl Reader {
                 self.fault(
                     net.at,
                     format!(
-                        "net type: {name:?} is none that this node has; it takes tcp, or tcp1 to tcp65535"
+                        "net type: {:?} is none that this node has; it takes tcp, or tcp1 to tcp65535",
+                        Brief(name)
                     ),
                 );
                 // Its NIs are another LND's, with tunables of that.
@@ -313,7 +314,10 @@ impl Reader {
             || text.contains(['/', ':'])
             || text.contains(char::is_whitespace)
         {
-            self.fault(name.at, format!("interfaces: {text:?} is no name of an interface, such as eth0"));
+            self.fault(
+                name.at,
+                format!("interfaces: {:?} is no name of an interface, such as eth0", Brief(text)),
+            );
             return None;
         }
         if self.kind == TcpKind::Port {

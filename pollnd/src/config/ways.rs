@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use transport::lnd::Route;
+use transport::wire::Brief;
 
 use super::readings;
 use super::yaml::{Fault, Kind, Node, Place};
@@ -26,7 +27,7 @@ fn number<T: TryFrom<i64>>(
     let good = n.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
     let (least, most) = range.into_inner();
     good.map(Some)
-        .ok_or_else(|| format!("{name}: {text:?} is none of its values; it takes {least} to {most}"))
+        .ok_or_else(|| format!("{name}: {:?} is none of its values; it takes {least} to {most}", Brief(text)))
 }
 
 fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<Route> {
@@ -42,7 +43,10 @@ fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<
             continue;
         }
         let Kind::Text(text) = &value.kind else {
-            faults.push(Fault::new(value.at, format!("{}: {}; it takes a value", key.text, value.what())));
+            faults.push(Fault::new(
+                value.at,
+                format!("{}: {}; it takes a value", Brief(&key.text), value.what()),
+            ));
             continue;
         };
         let said = match &*key.text {
@@ -53,7 +57,7 @@ fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<
                 number("priority", text, 0..=u32::MAX.into(), false).map(|n| priority = n.unwrap_or(0))
             }
             other => {
-                let text = format!("{other:?} is no key of a route; there are {KEYS}");
+                let text = format!("{:?} is no key of a route; there are {KEYS}", Brief(other));
                 faults.push(Fault::new(key.at, text));
                 continue;
             }

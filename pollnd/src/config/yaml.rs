@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use transport::wire::{Brief, without_controls};
 
 /// Nodes of a file, copies for aliases included.
 const NODES_MAX: usize = 1 << 16;
@@ -41,9 +42,9 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// One at `at`.
+    /// One at `at`; what is said may be a file's own words, so that control characters are escaped.
     pub(crate) fn new(at: Place, text: impl Into<String>) -> Fault {
-        Fault { at, text: text.into() }
+        Fault { at, text: without_controls(&text.into()) }
     }
 }
 
@@ -188,7 +189,8 @@ impl Builder {
                             Some(first) => {
                                 let line = first.line;
                                 let text = format!(
-                                    "{text:?} stands here a second time, first in line {line}: leave one out"
+                                    "{:?} stands here a second time, first in line {line}: leave one out",
+                                    Brief(&text)
                                 );
                                 (None, Some((node.at, text)))
                             }
@@ -240,7 +242,10 @@ impl Builder {
         if let Some(tag) = tag {
             self.fault(
                 at,
-                format!("the tag {}{}: values have no tags here, leave it out", tag.handle, tag.suffix),
+                format!(
+                    "the tag {}: values have no tags here, leave it out",
+                    Brief(&format!("{}{}", tag.handle, tag.suffix))
+                ),
             );
         }
         match event {

@@ -1,7 +1,7 @@
 //! NIDs as lnetctl's users list them: with commas between, and with ranges in place of numbers of an IPv4 address (`10.8.0.[10-12]@tcp1`).
 
 use transport::lnd::NIDS_OF_PEER;
-use transport::wire::Nid;
+use transport::wire::{Brief, Nid};
 
 /// Reason why a word names no NIDs.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,14 +53,15 @@ fn range(word: &str) -> Result<Vec<Nid>, String> {
     let at = if net.is_empty() { "" } else { "@" };
     let none = || {
         format!(
-            "{word} is no range of NIDs: write one such as 10.8.0.[10-12]@tcp1, or 10.8.0.[1,5,10-20/2]@tcp1"
+            "{} is no range of NIDs: write one such as 10.8.0.[10-12]@tcp1, or 10.8.0.[1,5,10-20/2]@tcp1",
+            Brief(word)
         )
     };
     let parts: Option<Vec<Vec<u8>>> = address.split('.').map(numbers).collect();
     let parts = parts.filter(|p| p.len() == 4).ok_or_else(none)?;
     let many = parts.iter().fold(1_usize, |n, p| n.saturating_mul(p.len()));
     if many > NIDS_OF_PEER {
-        return Err(format!("{word} names {many} NIDs, and a peer has {NIDS_OF_PEER} at most"));
+        return Err(format!("{} names {many} NIDs, and a peer has {NIDS_OF_PEER} at most", Brief(word)));
     }
     let mut all = vec![String::new()];
     for part in &parts {

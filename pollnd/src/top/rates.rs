@@ -52,6 +52,7 @@ impl Lcore {
             (k.starts_with("drop_") && !k.contains("_portal_"))
                 || k == "port_rx_nombuf"
                 || k == "port_tx_dropped"
+                || k == "tx_unsent"
         };
         self.counters.iter().filter(|(k, _)| dropped(k)).map(|(_, n)| n).sum()
     }

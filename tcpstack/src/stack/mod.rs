@@ -408,6 +408,11 @@ impl<P: Port> Stack<P> {
         self.io.queued()
     }
 
+    /// Drops the packets that the port has not taken, so that their pages come home: TCP sends again what is still wanted of them.
+    pub fn drop_waiting(&mut self) {
+        self.c.tx_unsent += self.io.drop_queued() as u64;
+    }
+
     /// Most payload of one segment over IPv4, in bytes.
     pub fn mss(&self) -> u16 {
         self.io.mss(false)

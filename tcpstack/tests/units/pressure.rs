@@ -129,6 +129,41 @@ fn a_full_ring_holds_back_and_nothing_spins() {
     t.finish();
 }
 
+/// A port whose link is down where nobody sees it takes nothing: what waits for it is dropped, with the pages of connections that
+/// are gone, and what is still wanted is sent again.
+#[test]
+fn what_a_port_does_not_take_is_dropped_and_sent_again() {
+    let mem = MemConfig { depth: 4, ..MemConfig::default() };
+    let mut t = Transfer::new(&mem, |n| StackConfig { tx_depth: 8, ..plain(n) }, 4 << 20);
+    t.run(u64::MAX, |t| t.b.got > 1 << 20);
+    let now = t.w.now();
+    for i in 0..100 {
+        t.a.serve(&mut t.w.a);
+        turns(&mut t.w.a, now + i * 1000);
+    }
+    let waits = t.w.a.tx_waiting() as u64;
+    assert!(waits > 0);
+    t.w.a.drop_waiting();
+    assert_eq!((t.w.a.tx_waiting(), t.w.a.counters().tx_unsent), (0, waits));
+    t.w.clock.set(now + 100_000);
+    t.finish();
+    // Of a connection that has ended nothing but what waits holds pages.
+    let mut b =
+        Bench::with(config(1), &MemConfig { depth: 1, csum: false, tso_max: 0, ..MemConfig::default() });
+    b.s.listen(Listen { addr: ip(1).into(), port: 988, backlog: 2 }).unwrap();
+    let peer = b.accept(1, 100);
+    for _ in 0..8 {
+        b.push(peer.flow, 1000);
+    }
+    b.turn();
+    b.s.abort_all();
+    b.s.slab().reap(|_, _| ());
+    assert!(b.s.tx_waiting() > 0 && b.s.slab().out() > 0 && b.s.slab().nic_held() == b.s.slab().out());
+    b.s.drop_waiting();
+    b.s.slab().reap(|_, _| ());
+    assert_eq!((b.s.tx_waiting(), b.s.slab().out()), (0, 0));
+}
+
 #[test]
 fn an_empty_receive_pool_shuts_the_window_until_buffers_come_home() {
     let mem = MemConfig { rx_bufs: 64, ..MemConfig::default() };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wire::{Nid, NidParseError};
+use crate::wire::{Brief, Nid, NidParseError};
 
 /// Most NIDs of a peer.
 pub const NIDS_OF_PEER: usize = 32;
@@ -160,7 +160,8 @@ impl fmt::Display for PeerByHand {
 pub enum PeerParseError {
     /// Words that are missing, or too many.
     #[error(
-        "{0:?} is no peer: write NID[,NID...], the primary one first, for example 10.0.0.2@tcp,10.0.1.2@tcp; or NID {NON_MR}"
+        "{:?} is no peer: write NID[,NID...], the primary one first, for example 10.0.0.2@tcp,10.0.1.2@tcp; or NID {NON_MR}",
+        Brief(.0)
     )]
     Words(String),
     /// One of its NIDs.

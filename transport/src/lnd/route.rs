@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wire::{NetId, Nid, NidParseError};
+use crate::wire::{Brief, NetId, Nid, NidParseError};
 
 /// Most routes of a node.
 pub const ROUTES_MAX: usize = 1024;
@@ -158,20 +158,21 @@ impl fmt::Display for Route {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteParseError {
     /// Words that are missing, or too many.
-    #[error("{0:?} is no route: write NETWORK GATEWAY [HOP [PRIORITY]], for example \"tcp1 10.0.0.1@tcp\"")]
+    #[error("{:?} is no route: write NETWORK GATEWAY [HOP [PRIORITY]], for example \"tcp1 10.0.0.1@tcp\"", Brief(.0))]
     Words(String),
     /// The network, or the gateway.
     #[error(transparent)]
     Nid(#[from] NidParseError),
     /// The number of hops.
-    #[error("{0:?} hops: it takes 1 to 255")]
+    #[error("{:?} hops: it takes 1 to 255", Brief(.0))]
     Hop(String),
     /// The priority.
-    #[error("priority {0:?}: it takes 0 to 4294967295, and the lowest is taken first")]
+    #[error("priority {:?}: it takes 0 to 4294967295, and the lowest is taken first", Brief(.0))]
     Priority(String),
     /// Brackets of a `routes=` line.
     #[error(
-        "{0:?}: brackets take numbers and ranges, for example 10.0.0.[1-4,8]@tcp, {EXPANDED_MAX} gateways at most"
+        "{:?}: brackets take numbers and ranges, for example 10.0.0.[1-4,8]@tcp, {EXPANDED_MAX} gateways at most",
+        Brief(.0)
     )]
     Brackets(String),
 }

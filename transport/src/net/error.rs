@@ -2,8 +2,8 @@
 
 use super::machine::TmState;
 use crate::netsock::{AddError, TmError};
-use crate::wire::Nid;
 use crate::wire::netsock::{LnetDescError, NameError, ShortDesc, errno};
+use crate::wire::{Brief, Nid};
 
 /// Linux error numbers beside those of [`errno`].
 const ENOENT: i32 = 2;
@@ -83,7 +83,7 @@ pub enum NetError {
         most: u64,
     },
     /// No address of the lnet transport.
-    #[error("{text:?} is no address of the form NID:12345:PORTAL:TMID: {what}")]
+    #[error("{:?} is no address of the form NID:12345:PORTAL:TMID: {what}", Brief(.text))]
     LnetName {
         /// The text.
         text: String,
@@ -94,7 +94,7 @@ pub enum NetError {
     #[error(transparent)]
     SockName(#[from] NameError),
     /// An end-point whose number is to be chosen.
-    #[error("{0:?} names no end-point: * is for the start of a transfer machine")]
+    #[error("{:?} names no end-point: * is for the start of a transfer machine", Brief(.0))]
     Star(String),
     /// The address is another transfer machine's.
     #[error("{0} is another transfer machine's: give another number")]

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 use dataplane::clock::Clock;
 use dataplane::latefree::{LateAction, LateFree};
-use dataplane::pkt::{Armed, Nap, Port, Reclaimed};
+use dataplane::pkt::{Armed, Nap, Port, Reach, Reclaimed};
 use hugepages::{LendSlab, Lent};
 use smallvec::SmallVec;
 use tcpstack::{CloseWhy as Why, Dial, Duplicate, FlowId, KeepAlive, PushError, Stack};
@@ -354,6 +354,9 @@ impl<P: Port> LcoreStreams<P> {
                 self.late.reclaimed(self.now, freed);
             }
             LateAction::Nudge => self.stack.nudge(),
+            // A port that copies as it sends holds no page of ours: they are in packets that it does not take, and a restart
+            // brings none of them home.
+            LateAction::Restart if self.stack.port().caps().reach != Reach::Eal => self.stack.drop_waiting(),
             LateAction::Restart => self.restart.store(true, Ordering::Release),
             LateAction::Quarantine => self.give_up(),
         }

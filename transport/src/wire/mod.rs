@@ -9,6 +9,7 @@
 //! §2 header, §6.2 ping info), docs/protocol/selftest.md (§2, §3), docs/protocol/netsock.md (§2, §3).
 
 pub mod acceptor;
+mod brief;
 mod bytes;
 pub mod hello;
 pub mod ksock;
@@ -19,6 +20,7 @@ pub mod ping;
 pub mod srpc;
 
 pub use acceptor::AcceptorReq;
+pub use brief::{Brief, without_controls};
 pub use bytes::ByteOrder;
 pub use hello::{ConnType, Hello, HelloStart, Version};
 pub use ksock::{KsockHdr, KsockType};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::Brief;
 use super::bytes::{array, put};
 
 /// LND type of socklnd.
@@ -193,16 +194,18 @@ impl fmt::Debug for Nid {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NidParseError {
     /// The part before `@`.
-    #[error("`{0}` is no IPv4 or IPv6 address; write a NID as ADDRESS@NETWORK, for example 10.0.0.1@tcp")]
+    #[error("`{}` is no IPv4 or IPv6 address; write a NID as ADDRESS@NETWORK, for example 10.0.0.1@tcp", Brief(.0))]
     Address(String),
     /// Of `lo`, and not its only NID.
     #[error(
-        "`{0}`: the only NID of lo is 0@lo; write an address of this machine's with its network, for example 10.0.0.1@tcp"
+        "`{}`: the only NID of lo is 0@lo; write an address of this machine's with its network, for example 10.0.0.1@tcp",
+        Brief(.0)
     )]
     Loopback(String),
     /// The part before `@` has a zone (`fe80::1%eth0`).
     #[error(
-        "`{0}` names an interface, and a NID cannot: give an address without %, and not a link-local one (fe80::), for example fd00::1@tcp"
+        "`{}` names an interface, and a NID cannot: give an address without %, and not a link-local one (fe80::), for example fd00::1@tcp",
+        Brief(.0)
     )]
     Zone(String),
     /// An address that no machine has for itself.
@@ -216,10 +219,10 @@ pub enum NidParseError {
         remedy: &'static str,
     },
     /// The part after `@`.
-    #[error("`{0}` is no network that this node can name; write tcp, or tcp and a number up to 65535")]
+    #[error("`{}` is no network that this node can name; write tcp, or tcp and a number up to 65535", Brief(.0))]
     Network(String),
     /// The process id.
-    #[error("`{0}` is no process id; write PID-NID, for example 12345-10.0.0.1@tcp")]
+    #[error("`{}` is no process id; write PID-NID, for example 12345-10.0.0.1@tcp", Brief(.0))]
     Pid(String),
 }
 

@@ -4,8 +4,8 @@
 mod codec;
 
 pub use self::codec::{dest, parse_dest};
-use super::Nid;
 use super::bytes::ByteOrder;
+use super::{Nid, without_controls};
 
 /// Magic of every message.
 pub const MAGIC: u32 = 0xEEB0_F00D;
@@ -133,12 +133,7 @@ impl Name {
     /// The text up to its NUL. It is a peer's, and may be shown at a terminal: control characters are escaped.
     pub fn text(&self) -> String {
         let end = self.0.iter().position(|b| *b == 0).unwrap_or(NAME_LEN);
-        let text = String::from_utf8_lossy(self.0.get(..end).unwrap_or_default());
-        let mut shown = String::with_capacity(text.len());
-        for c in text.chars() {
-            if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-        }
-        shown
+        without_controls(&String::from_utf8_lossy(self.0.get(..end).unwrap_or_default()))
     }
 }
 

@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 pub use self::modprobe::{Done, FileError, LineError, Notice, from_modprobe};
 pub use self::table::{ALL, line, table};
 use super::config::{Config, NiConfig, SEC, TcpKind};
-use crate::wire::{Nid, Version};
+use crate::wire::{Brief, Nid, Version};
 
 /// Modules that tunables belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl fmt::Debug for Tunable {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuneError {
     /// No such name.
-    #[error("{0} is no tunable of socklnd or LNet{hint}: `pollnd tunables --defaults` lists them", hint = hint(.0))]
+    #[error("{} is no tunable of socklnd or LNet{hint}: `pollnd tunables --defaults` lists them", Brief(.0), hint = hint(.0))]
     Name(String),
     /// A parameter of a kernel module, and of no use here.
     #[error("{name}: there is nothing to tune here, since {why}")]
@@ -117,7 +117,7 @@ pub enum TuneError {
         module: &'static str,
     },
     /// Not a number, or out of range.
-    #[error("{name}={value}: it takes {takes}")]
+    #[error("{name}={}: it takes {takes}", Brief(.value))]
     Value {
         /// Tunable.
         name: &'static str,
@@ -127,7 +127,7 @@ pub enum TuneError {
         takes: String,
     },
     /// It has one value here.
-    #[error("{name}={value}: here it is always {only}, since {why}")]
+    #[error("{name}={}: here it is always {only}, since {why}", Brief(.value))]
     Fixed {
         /// Tunable.
         name: &'static str,

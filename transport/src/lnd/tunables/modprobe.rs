@@ -6,6 +6,7 @@ use super::super::config::Config;
 use super::super::route::{self, RouteParseError};
 use super::kernel::{self, Here, Kind};
 use super::{FromFile, Module, TuneError, find, number};
+use crate::wire::Brief;
 
 /// A fault in a file, by line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +23,8 @@ pub struct FileError {
 pub enum LineError {
     /// Its first word is no command of modprobe.d.
     #[error(
-        "{0:?} is no command of modprobe.d: a line begins with options, alias, blacklist, install, remove, softdep, \
-         weakdep or #{hint}", hint = hint(.0)
+        "{:?} is no command of modprobe.d: a line begins with options, alias, blacklist, install, remove, softdep, \
+         weakdep or #{hint}", Brief(.0), hint = hint(.0)
     )]
     Command(String),
     /// A command without all of its words.
@@ -35,7 +36,7 @@ pub enum LineError {
         takes: &'static str,
     },
     /// Not `NAME=VALUE`.
-    #[error("{0:?} is not NAME=VALUE")]
+    #[error("{:?} is not NAME=VALUE", Brief(.0))]
     Pair(String),
     /// A quotation that does not end.
     #[error("the quotation does not end")]

@@ -2,6 +2,7 @@
 
 use super::params::{self, Params};
 use super::words::{Given, Opt, flag, options, with};
+use crate::wire::Brief;
 
 /// The batch that each session has from its beginning.
 pub const DEFAULT_BATCH: &str = "batch";
@@ -358,7 +359,8 @@ fn name(s: &str) -> Result<String, Wrong> {
     match s.len() {
         0 => Err("an empty name: write one of 1 to 31 characters".to_owned().into()),
         n if n > NAME_MAX => Err(of_lst(format!(
-            "Name {s:?} is too long: it has {n} bytes, and names have at most {NAME_MAX}"
+            "Name {:?} is too long: it has {n} bytes, and names have at most {NAME_MAX}",
+            Brief(s)
         ))),
         _ => Ok(s.to_owned()),
     }
@@ -366,7 +368,7 @@ fn name(s: &str) -> Result<String, Wrong> {
 
 fn number(what: &str, s: &str, range: std::ops::RangeInclusive<u32>) -> Result<u32, Wrong> {
     s.parse().ok().filter(|n| range.contains(n)).ok_or_else(|| {
-        format!("{what}: {s:?} is no whole number from {} to {}", range.start(), range.end()).into()
+        format!("{what}: {:?} is no whole number from {} to {}", Brief(s), range.start(), range.end()).into()
     })
 }
 
@@ -437,8 +439,9 @@ fn cleaned(what: &str) -> Result<States, Wrong> {
             "all" | "invalid" => s = States { busy: true, down: true, unknown: true, ..s },
             _ => {
                 return Err(of_lst(format!(
-                    "Invalid state {w:?}: --clean takes busy, down, unknown, or all of these by `all`; to take out members \
-                     that are ACTIVE, write --remove NIDS"
+                    "Invalid state {:?}: --clean takes busy, down, unknown, or all of these by `all`; to take out members \
+                     that are ACTIVE, write --remove NIDS",
+                    Brief(w)
                 )));
             }
         }

@@ -5,8 +5,8 @@
 
 use std::net::Ipv4Addr;
 
-use crate::wire::Nid;
 use crate::wire::nid::PID_LUSTRE;
+use crate::wire::{Brief, Nid};
 
 /// Most NIDs of one list.
 pub const NIDS_MAX: usize = 4096;
@@ -18,7 +18,7 @@ pub enum NidListError {
     #[error("an empty list of NIDs: write at least one, such as 192.168.80.[12-13,20]@tcp")]
     Empty,
     /// No NID.
-    #[error("{item}: {why}")]
+    #[error("{}: {why}", Brief(.item))]
     Item {
         /// The part of the list.
         item: String,
@@ -26,7 +26,7 @@ pub enum NidListError {
         why: String,
     },
     /// More than [`NIDS_MAX`].
-    #[error("{0} stands for {1} NIDs; a list has at most {NIDS_MAX}: name fewer")]
+    #[error("{} stands for {} NIDs; a list has at most {NIDS_MAX}: name fewer", Brief(.0), .1)]
     TooMany(String, u64),
 }
 
@@ -166,7 +166,7 @@ fn octet(s: &str) -> Result<u8, String> {
     digits
         .then(|| s.parse().ok())
         .flatten()
-        .ok_or_else(|| format!("{s:?} is no number from 0 to 255, nor * or such as [2-20/2,30]"))
+        .ok_or_else(|| format!("{:?} is no number from 0 to 255, nor * or such as [2-20/2,30]", Brief(s)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Addr, errno};
+use crate::wire::Brief;
 
 const PID: u32 = 12345;
 const PORTALS: std::ops::RangeInclusive<u32> = 30..=61;
@@ -45,7 +46,7 @@ pub enum NameError {
     #[error("an empty address: give IP@tcp:12345:PORTAL:TMID or inet:stream:IP@PORT")]
     Empty,
     /// Not of the lnet form though it begins with a digit.
-    #[error("{text:?} is no address of the form IP@NET:12345:PORTAL:TMID: {what}")]
+    #[error("{:?} is no address of the form IP@NET:12345:PORTAL:TMID: {what}", Brief(.text))]
     Lnet {
         /// The text.
         text: String,
@@ -53,7 +54,7 @@ pub enum NameError {
         what: &'static str,
     },
     /// Not of the native form.
-    #[error("{text:?} is no address of the form inet|inet6:stream|dgram:IP@PORT: {what}")]
+    #[error("{:?} is no address of the form inet|inet6:stream|dgram:IP@PORT: {what}", Brief(.text))]
     Native {
         /// The text.
         text: String,
@@ -61,10 +62,10 @@ pub enum NameError {
         what: &'static str,
     },
     /// A port over 65535.
-    #[error("{0:?}: the port is over 65535")]
+    #[error("{:?}: the port is over 65535", Brief(.0))]
     Port(String),
     /// `unix:`, which Motr names and cannot use.
-    #[error("{0:?}: UNIX sockets have no addresses here: give inet or inet6")]
+    #[error("{:?}: UNIX sockets have no addresses here: give inet or inet6", Brief(.0))]
     Unix(String),
     /// No number left for a `*`.
     #[error("all 1024 transfer machines of {ip} portal {portal} are taken: give another portal")]
