@@ -233,7 +233,9 @@ impl Lnet {
         pool.take(out, 1);
         pool.note();
         let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
-        let lease = Lease { ni, class, out, to: dest, len, over: msg.over, bucket, peer, key };
+        let kind = (&msg.hdr.body).into();
+        let lease =
+            Lease { ni, class, out, to: dest, kind, len, dropped: false, over: msg.over, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
         p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
@@ -249,6 +251,9 @@ impl Lnet {
             Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
             _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
         };
+        if lease.dropped {
+            self.drop_of_type((lease.ni, key), (lease.kind, lease.len));
+        }
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
             && let Some(guest) = &mut p.guest

@@ -80,6 +80,18 @@ fn goes_on(from: Nid, to: Nid, src: Nid) -> bool {
     !to.same_net(from) && !to.same_net(src)
 }
 
+/// Counts why a message is not passed on.
+#[cold]
+fn count_stay(cx: &mut Cx, why: Stays) {
+    *match why {
+        Stays::NotForUs => &mut cx.counters.drop_not_for_us,
+        Stays::NoRoute => &mut cx.counters.drop_no_route,
+        Stays::Loop => &mut cx.counters.drop_route_loop,
+        Stays::Stuck => &mut cx.counters.drop_stuck,
+        Stays::LeftBehind => &mut cx.counters.drop_left_behind,
+    } += 1;
+}
+
 impl Lnet {
     /// A message for another node.
     pub(super) fn forward<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
@@ -151,14 +163,15 @@ impl Lnet {
     /// Counts a message that is not passed on.
     #[cold]
     fn stays(&mut self, cx: &mut Cx, from: From, why: Stays, hdr: &LnetHdr) {
-        match why {
-            Stays::NotForUs => cx.counters.drop_not_for_us += 1,
-            Stays::NoRoute => cx.counters.drop_no_route += 1,
-            Stays::Loop => cx.counters.drop_route_loop += 1,
-            Stays::Stuck => cx.counters.drop_stuck += 1,
-            Stays::LeftBehind => cx.counters.drop_left_behind += 1,
-        }
+        count_stay(cx, why);
         self.drop_counted(from, hdr);
+    }
+
+    /// The same of one that has a router buffer, which goes home.
+    #[cold]
+    fn stays_here(&mut self, cx: &mut Cx, lease: Lease, why: Stays) {
+        count_stay(cx, why);
+        self.homeward.push_back(Lease { dropped: true, ..lease });
     }
 
     /// The message has come whole, or will not.
@@ -180,7 +193,7 @@ impl Lnet {
     pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
         cx.counters.drop_next_hop += 1;
         self.stuck.ended(lease.to.nid);
-        self.homeward.push_back(lease);
+        self.homeward.push_back(Lease { dropped: true, ..lease });
     }
 
     /// Whether [`Lnet::passes_on`] has something to do.
@@ -253,8 +266,7 @@ impl Lnet {
             Ok(_) => Stays::Loop,
             Err(_) => Stays::NoRoute,
         };
-        self.stays(cx, (lease.ni, None), why, hdr);
-        self.homeward.push_back(lease);
+        self.stays_here(cx, lease, why);
         None
     }
 
@@ -322,8 +334,7 @@ impl Lnet {
             && !self.stuck.is_empty()
             && !self.stuck.admits(hdr.dest_nid, cx.now)
         {
-            self.stays(cx, (lease.ni, None), Stays::Stuck, hdr);
-            return self.homeward.push_back(lease);
+            return self.stays_here(cx, lease, Stays::Stuck);
         }
         // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
         msg.deadline = cx.now + cx.cfg.timeout();

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::class::{BufferClass, CLASSES, GROUPS};
 use super::lines::{Lines, Place};
 use crate::lnd::budget::{Room, Uses};
+use crate::lnd::counters::MsgType;
 use crate::lnd::{NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -21,7 +22,11 @@ pub(crate) struct Lease {
     pub(super) out: u8,
     /// The one that it is for.
     pub(super) to: ProcessId,
+    /// The message's type, and its payload in bytes.
+    pub(super) kind: MsgType,
     pub(super) len: u32,
+    /// The message was dropped on its way: its NI and its peer have that counted when the buffer is home.
+    pub(super) dropped: bool,
     /// Time at which what its sender left is over, in ns, if that has gone.
     pub(super) over: u64,
     /// The connection's, whose home has the buffer.
