@@ -5,7 +5,7 @@ mod by_hand;
 mod importing;
 pub(crate) mod layout;
 #[cfg(test)]
-mod lnetctl_tests;
+pub(crate) mod lnetctl_tests;
 mod looking;
 mod nets;
 mod ni_values;
