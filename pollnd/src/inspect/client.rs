@@ -1,20 +1,23 @@
 //! The asking side: which node, one question, its answers line by line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use transport::wire::Nid;
+use transport::wire::{NetId, Nid};
 
+use super::account::Ask;
 use super::{Request, claim, run_dir};
 use crate::{limits, units};
 
 /// Longest time of a node for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same of nodes that are looked for by what they are: one that is stopped is none of them.
+const GLANCE: Duration = Duration::from_secs(5);
 
 /// A connection to a node.
 pub(crate) struct Client {
@@ -138,6 +141,29 @@ pub(crate) fn running(nid: Nid, fits: impl Fn(&Running) -> bool) -> Option<(Clie
     let mut asked =
         others.filter_map(|(dir, pid)| ask_who(Client::connect(dir.join(format!("{pid}.sock"))).ok()?).ok());
     asked.find(|(_, r)| fits(r))
+}
+
+/// Nodes of this network namespace that are not this process, as they tell of themselves. They have 5 s for each answer.
+pub(crate) fn here() -> impl Iterator<Item = (Client, Running)> {
+    let others = run_dir::all().into_iter().filter(|(pid, _)| *pid != std::process::id() && is_here(*pid));
+    others.filter_map(|(_, path)| {
+        let c = Client::connect(path).ok()?;
+        c.wait_for(GLANCE);
+        ask_who(c).ok()
+    })
+}
+
+/// The node of this network namespace that has an NI at the address.
+pub(crate) fn at_address(ip: IpAddr) -> Option<Running> {
+    let at = |n: &String| n.parse::<Nid>().is_ok_and(|n| n.ip() == Some(ip));
+    here().map(|(_, r)| r).find(|r| r.nids.iter().any(at))
+}
+
+impl Running {
+    /// It in words: its command, a NID and its process.
+    pub(crate) fn named(&self) -> String {
+        format!("`pollnd {}` of {} (process {})", self.command, self.nid, self.pid)
+    }
 }
 
 fn listed<'a>(nodes: impl Iterator<Item = &'a (u32, PathBuf)>) -> String {
@@ -302,6 +328,18 @@ impl Client {
     pub(crate) fn patient(&self) {
         // A time-out that cannot be lifted ends the wait early, with an error that says so.
         let _ = self.out.set_read_timeout(None);
+    }
+
+    /// Whether the node has a route to the network, up or not; false where it does not say.
+    pub(crate) fn has_route(&mut self, net: NetId) -> bool {
+        let (net, mut found) = (net.to_string(), false);
+        let asked = self.rows(&Request::Lnet { ask: Ask::Routes {} }, |row| found |= row["net"] == net);
+        asked.is_ok() && found
+    }
+
+    /// Waits for each answer as long as is usual.
+    pub(crate) fn wait_as_usual(&self) {
+        self.wait_for(PATIENCE);
     }
 
     /// Waits for each answer so long.
