@@ -99,7 +99,7 @@ fn the_screen_by_its_size() {
     let widths = [None, Some("x"), Some("7"), Some("80"), Some("65535"), Some("100000")].map(super::width);
     assert_eq!(widths, [120, 120, 50, 80, 500, 500]);
     let first = shown(&mut Screen::new(Duration::from_secs(1)), 80, 24);
-    assert!(first.contains("no operations") && first.contains("3 peers: 0"), "{first}");
+    assert!(first.contains("no operations") && first.contains("[3] peers: 0"), "{first}");
 }
 
 #[test]
