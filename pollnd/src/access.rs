@@ -43,11 +43,18 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     networks::target(node, target)?;
     let first = first_hop(&node.route, target);
     let bare = node.carrier.is_none() && node.port.is_empty() && node.vdev.is_empty();
+    let scope = claim::scope(node);
+    // A node on a port has no kernel address: who names its NID, and no port, means it.
+    let node_of = |nid: Nid| {
+        let own = nid.to_string();
+        let near = |r: &Running| r.scope == scope || (bare && r.scope.starts_with("port-"));
+        client::running(nid, |r| r.nids.contains(&own) && near(r))
+    };
     node.nid = match via.nid {
         Some(nid) => nid,
         None => {
             let own = by_route(first, "--nid, or --node for a node that runs");
-            let runs = || own.as_ref().is_ok_and(|nid| client::running(*nid, |_| true).is_some());
+            let runs = || own.as_ref().is_ok_and(|nid| node_of(*nid).is_some());
             if bare
                 && node.route.is_empty()
                 && !runs()
@@ -59,14 +66,10 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
         }
     };
     networks::target(node, target)?;
-    let (nid, scope) = (node.nid, claim::scope(node));
+    let nid = node.nid;
     let end = Instant::now() + COMING;
     loop {
-        // A node on a port has no kernel address: who names its NID, and no port, means it.
-        let fits = |r: &Running| {
-            r.nids.contains(&nid.to_string()) && (r.scope == scope || (bare && r.scope.starts_with("port-")))
-        };
-        if let Some((client, r)) = client::running(nid, fits) {
+        if let Some((client, r)) = node_of(nid) {
             if !r.guests {
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal("--nid", nid));
             }

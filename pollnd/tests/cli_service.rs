@@ -133,7 +133,7 @@ fn prometheus_is_served_the_figures_of_a_node() {
     assert!(
         value("pollnd_msgs_rx_total{lcore=\"0\"}") >= 3.0 && value("pollnd_lcore_up{lcore=\"0\"}") == 1.0
     );
-    assert!(value("pollnd_rx_pool_bytes{lcore=\"0\"}") > 0.0 && value("pollnd_peers") == 1.0);
+    assert!(value("pollnd_rx_pool_bytes{lcore=\"0\"}") > 0.0 && value("pollnd_peers") >= 1.0);
     assert!(value("pollnd_idle_seconds_total{lcore=\"0\"}") > 0.0);
     assert_eq!(value(&format!("pollnd_peer_dialled{{peer=\"12345-{b}@tcp\"}}")), 0.0);
     assert!(value(&format!("pollnd_peer_connections{{peer=\"12345-{b}@tcp\"}}")) > 0.0);
@@ -193,7 +193,7 @@ fn prometheus_is_served_the_figures_of_a_node() {
     assert!(names.len() > 15, "{names:?}");
     // How often a kernel sends again nobody has counted.
     assert!(!text.contains("pollnd_retransmits"), "{text}");
-    for name in names.iter().filter(|n| **n != "pollnd_retransmits_total") {
+    for name in names.into_iter().filter(|n| **n != "pollnd_retransmits_total") {
         assert!(
             text.lines().any(|l| l.strip_prefix(name).is_some_and(|l| l.starts_with(['{', ' ']))),
             "no {name}"

@@ -171,7 +171,7 @@ fn keys_choose_scroll_pause_and_leave() {
     s.seen(Ok(many));
     let draw = |s: &mut Screen| shown(s, 80, 24);
     // Header, keys, title and titles of columns take eight lines.
-    assert!(draw(&mut s).contains("3 peers: 1000, 1 to 16"));
+    assert!(draw(&mut s).contains("[3] peers: 1000, 1 to 16"));
     for (code, says) in [
         (KeyCode::Down, "2 to 17"),
         (KeyCode::PageDown, "18 to 33"),

@@ -98,7 +98,7 @@ impl fmt::Debug for Tunable {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TuneError {
     /// No such name.
-    #[error("{0} is no tunable of socklnd or LNet: `pollnd tunables --defaults` lists them")]
+    #[error("{0} is no tunable of socklnd or LNet{near}: `pollnd tunables --defaults` lists them", near = meant(.0))]
     Name(String),
     /// A parameter of a kernel module, and of no use here.
     #[error("{name}: there is nothing to tune here, since {why}")]
@@ -293,6 +293,12 @@ enum FromFile {
     Near(i64),
     /// Nothing, since...
     PassedOver(&'static str),
+}
+
+/// A word about the tunable that lnetctl calls `name`: it leaves out the module's prefix.
+fn meant(name: &str) -> String {
+    let of = ALL.iter().find(|t| t.name.strip_prefix("lnet_") == Some(name));
+    of.map(|t| format!(" (lnetctl's name; {} is one)", t.name)).unwrap_or_default()
 }
 
 /// The tunable `name`.
@@ -573,6 +579,10 @@ mod tests {
         assert_eq!(
             say(&mut c, "credit", "1"),
             "credit is no tunable of socklnd or LNet: `pollnd tunables --defaults` lists them"
+        );
+        assert_eq!(
+            say(&mut c, "retry_count", "1"),
+            "retry_count is no tunable of socklnd or LNet (lnetctl's name; lnet_retry_count is one): `pollnd tunables --defaults` lists them"
         );
         assert_eq!(
             say(&mut c, "networks", "tcp0(eth0)"),
