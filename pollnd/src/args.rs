@@ -25,8 +25,8 @@ pub(crate) use self::ask::{BulkArgs, PingArgs, Via};
 use self::common::{EalArgs, TableOut};
 pub(crate) use self::conf::{ConfigArgs, ConfigVerb, Told};
 pub(crate) use self::ctl::{
-    CtlDebug, CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, LnetctlArgs,
-    NetArg, PeerArg, RouteArg,
+    CtlDebug, CtlGlobal, CtlNet, CtlPeer, CtlRoute, CtlRouting, CtlStats, CtlVerb, Detail, ForeignNetArg,
+    LnetctlArgs, NetArg, PeerArg, RouteArg,
 };
 pub(crate) use self::fault::{FaultAddArgs, FaultArgs, FaultKind, FaultVerb};
 pub(crate) use self::look::{CaptureArgs, ConnFilter, ConnectionsArgs, StatsArgs, TopArgs, TunablesArgs};

@@ -73,7 +73,7 @@ fn the_asker_s_file_is_taken_and_not_the_node_s() {
     at.fed(bad, &["config", "apply", "-", "--node", &pid]).failed(2, &["standard input:2:3: \"healthy\""]);
     // The node finds this one.
     let here = "net: [{net type: tcp, local NI(s): [{interfaces: {0: nosuch0}}]}]\n";
-    at.fed(here, &["lnetctl", "--node", &pid, "import"]).failed(234, &["standard input:1:", "nosuch0"]);
+    at.fed(here, &["lnetctl", "--node", &pid, "import"]).failed(214, &["standard input:1:", "nosuch0"]);
 
     // All that a file may have comes over, whatever is in it, and no more is taken.
     let full = |more: usize| {
@@ -151,7 +151,7 @@ fn an_import_adds_and_sets_and_keeps_all_else() {
     // A route, or a value, that is there is made what the file says.
     given(&format!("route: [{{net: tcp3, gateway: \"{b}\", hop: 3}}]\nnet: [{{net type: tcp, local NI(s): [{{nid: \"{a}\", lnd tunables: {{keepalive: 11}}}}]}}]\n"))
         .good()
-        .tells(&[&format!("route: tcp3 {b} 3 is new"), "keepalive: was 10, is 11"]);
+        .tells(&[&format!("route: tcp3 {b}: hop: was 2, is 3"), "keepalive: was 10, is 11"]);
 
     // An order that cannot be met changes nothing: a value for the next start, a peer that another has, one of two NIs.
     let before = own();
@@ -168,9 +168,9 @@ fn an_import_adds_and_sets_and_keeps_all_else() {
             "given.yaml:1:9: route: ",
         ),
         (
-            &file(&[&format!("{}@tcp1", own_ip()), "203.0.113.9@tcp3"], "global: {retry_count: 1}\n"),
-            251,
-            "203.0.113.9",
+            &file(&[&format!("{}@tcp1", own_ip()), "203.0.113.9@tcp8"], "global: {retry_count: 1}\n"),
+            234,
+            "given.yaml:3:36: net: cannot listen on 203.0.113.9:10990",
         ),
     ] {
         given(text).failed(status, &[says]);
@@ -196,6 +196,107 @@ fn an_import_adds_and_sets_and_keeps_all_else() {
         "peer: 10.0.0.4@tcp is gone",
         "fault: drop source=* dest=*@tcp9 rate=8 is gone",
     ]);
+    node.stop().good();
+}
+
+/// A node whose command line has a route, a peer by hand and a rule takes its own export, and loses nothing that came while it ran. A file that
+/// does not name what came does not delete it either, and that is told.
+#[test]
+fn a_node_by_its_command_line_takes_its_own_export() {
+    let (at, [a, b, c]) = (Place::new(), [(); 3].map(|()| nid(own_ip())));
+    let rule = "drop source=*@tcp7 dest=* rate=9";
+    let by = ["--nid", &a, "--route", &format!("tcp3 {b} 2"), "--peer-nids", "10.0.0.2@tcp", "--fault", rule];
+    let node = at.node(&by);
+    for words in [
+        &["net", "add", "--nid", &c][..],
+        &["route", "add", "--net", "tcp4", "--gateway", &b],
+        &["peer", "add", "--prim_nid", "10.0.0.3@tcp"],
+        &["fault", "drop", "add", "--source", "*@tcp8", "--dest", "*", "--rate", "5"],
+    ] {
+        at.ctl(&node, words).good();
+    }
+    let own = || at.config(&node, &["export"]).good().out;
+    let before = own();
+    let apply = |text: &str| {
+        let path = at.file(text);
+        at.config(&node, &["apply", path.to_str().unwrap()]).good()
+    };
+    let end = apply(&before).says(&["nothing is other"]);
+    assert!(!end.err.contains("is kept") && own() == before, "{end:?}");
+
+    // What the command line has and is away comes again.
+    at.ctl(&node, &["route", "del", "--net", "tcp3", "--gateway", &b]).good();
+    at.ctl(&node, &["peer", "del", "--prim_nid", "10.0.0.2@tcp"]).good();
+    at.ctl(&node, &["fault", "drop", "del", "--source", "*@tcp7", "--dest", "*"]).good();
+    let others = format!(
+        "route: [{{net: tcp9, gateway: \"{b}\"}}]\npeer: [{{primary nid: 10.0.0.9@tcp}}]\n\
+         fault: {{drop: [{{source: \"*\", dest: \"*@tcp9\", rate: 8}}]}}\n"
+    );
+    let end = apply(&file(&[&a], &others))
+        .says(&[
+            &format!("route: tcp3 {b} 2 is new"),
+            "peer: 10.0.0.2@tcp is new",
+            &format!("fault: {rule} is new"),
+        ])
+        .tells(&[
+            &format!("route: tcp4 {b} is kept, though"),
+            "--route of the command line wins",
+            "peer: 10.0.0.3@tcp is kept, though",
+            "fault: drop source=*@tcp8 dest=* rate=5 is kept, though",
+            &format!("net: {c} is kept, though"),
+        ]);
+    assert!(!end.out.contains("is gone") && !end.out.contains("tcp9"), "{end:?}");
+    // A route that is there is as the command line has it.
+    let words = ["lnetctl", "--node", &node.id().to_string(), "import"];
+    at.fed(&format!("route: [{{net: tcp3, gateway: \"{b}\", hop: 2, priority: 7}}]\n"), &words)
+        .good()
+        .tells(&[&format!("route: tcp3 {b}: priority: was 0, is 7")]);
+    apply("global: {}\n").says(&[&format!("route: tcp3 {b}: priority: was 7, is 0")]);
+    node.stop().good();
+}
+
+/// What cannot be has lnetctl's number and status, and the place in the file, also where it is found when the node is at it already.
+#[test]
+fn a_refusal_of_an_import_has_its_place_and_number() {
+    let (at, [a, b]) = (Place::new(), [(); 2].map(|()| nid(own_ip())));
+    let node = at.node(&["--nid", &a, "--route", &format!("tcp9 {b}")]);
+    let pid = node.id().to_string();
+    let import = |text: &str| at.fed(text, &["lnetctl", "--node", &pid, "import"]);
+    let golden = |name: &str| {
+        let path = format!("{}/../testdata/texts/lnetctl/{name}.txt.stderr", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().find(|l| l.contains("errno: ")).unwrap().to_owned()
+    };
+    let no_interface =
+        "net:\n    - net type: tcp8\n      local NI(s):\n        - interfaces:\n              0: eth9\n";
+    import(no_interface).failed(214, &[&golden("import-bad-if"), "standard input:4:11: ", "eth9"]);
+    let no_gateway = "route:\n    - net: tcp6\n      gateway: 10.1.1.1@tcp9\n";
+    import(no_gateway)
+        .failed(234, &[&golden("import-bad-route"), "standard input:2:7: route: gateway 10.1.1.1"]);
+    let here = "standard input:2:36: net: ";
+    import(&file(&["10.1.2.3@tcp3"], ""))
+        .failed(234, &["errno: -99", &format!("{here}cannot listen on 10.1.2.3")]);
+    let led_to = format!("{}@tcp9", own_ip());
+    import(&file(&[&led_to], ""))
+        .failed(234, &["errno: -87", &format!("{here}{led_to}: a route leads to tcp9")]);
+    let own = format!("peer: [{{primary nid: 10.0.0.9@tcp, peer ni: [{{nid: \"{a}\"}}]}}]\n");
+    import(&own).failed(234, &["errno: -22", "standard input:1:8: peer: "]);
+    node.stop().good();
+}
+
+/// A node without NIs exports no `net`, as lnetctl's text after `import --del`, and takes that; and one with the key alone.
+#[test]
+fn a_backup_without_nis_is_taken() {
+    let (at, a) = (Place::new(), nid(own_ip()));
+    let node = at.node(&["--nid", &a]);
+    at.ctl(&node, &["net", "del", "--net", "tcp"]).good();
+    let kept = at.ctl(&node, &["export", "--backup"]).good().out;
+    assert!(kept.starts_with("global:\n"), "{kept}");
+    let pid = node.id().to_string();
+    for text in [&kept[..], "net:\n"] {
+        at.fed(text, &["lnetctl", "--node", &pid, "import"]).good().tells(&["nothing is other"]);
+        at.run(&["config", "check", at.file(text).to_str().unwrap()]).good();
+    }
     node.stop().good();
 }
 

@@ -5,9 +5,10 @@
 #[allow(dead_code)]
 mod proc;
 
+use std::fs::File;
 use std::path::Path;
 
-use proc::{Place, Proc, nid, own_ip};
+use proc::{End, Place, Proc, nid, own_ip, pollnd};
 
 const PORT: [&str; 2] = ["--accept-port", "10988"];
 
@@ -20,6 +21,15 @@ impl Place {
     fn node(&self, nids: &[&str]) -> Proc {
         let more: Vec<&str> = nids[1..].iter().flat_map(|n| ["--ni", n]).collect();
         self.start(&[&["node", "--nid", nids[0]], &more[..], &PORT].concat()).up()
+    }
+
+    /// `lnetctl` without a verb, whose standard input is a file of this text.
+    fn lines(&self, node: &Proc, text: &str) -> End {
+        let path = self.0.path().join("verbs");
+        std::fs::write(&path, text).unwrap();
+        let mut c = pollnd(&["lnetctl", "--node", &node.id().to_string()]);
+        c.env("XDG_RUNTIME_DIR", self.0.path()).stdin(File::open(path).unwrap());
+        Proc::reading(c).end()
     }
 }
 
@@ -109,6 +119,73 @@ fn routing_is_shown_and_changed_as_lnetctl_does() {
         .failed(234, &["errno: -22", "0 to 1048576 (buffers)"]);
     at.ctl(&node, &["set", "routing", "0"]).good();
     assert_eq!(show(), "");
+    node.stop().good();
+}
+
+#[test]
+fn verbs_are_read_from_standard_input() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.node(&[&nid(a)]);
+    // Nothing is read, and nothing said: no prompt either.
+    let end = at.lines(&node, "").good();
+    assert_eq!((end.out.as_str(), end.err.as_str()), (&*golden("err-noargs.txt"), ""));
+    let [nets, stats] = [&["net", "show", "-v"], &["global", "show", "-v"]];
+    let apart = at.ctl(&node, nets).good().out + &at.ctl(&node, &stats[..2]).good().out;
+    let end = at.lines(&node, "  net  show -v # all\n\n# nothing\n'global' show").good();
+    assert_eq!((end.out, end.err.as_str()), (apart, ""));
+    // One that fails is the last; what is no verb fails as on a command line.
+    let end = at.lines(&node, "set retry_count 7\nnet show --net tcp9\nset retry_count 8\n");
+    let end = end.failed(234, &["standard input:2: net show --net tcp9: exit status 234"]);
+    assert!(end.err.starts_with(&golden("err-net-show-none.yaml.stderr")), "{end:?}");
+    at.ctl(&node, &["global", "show"]).good().says(&["retry_count: 7"]);
+    at.lines(&node, "\nfrobnicate\n").failed(2, &["'frobnicate'", "standard input:2: frobnicate"]);
+    at.lines(&node, "set 'retry_count 8\n").failed(255, &["a ' that does not end", "standard input:1: "]);
+    at.lines(&node, "net show --help\nexit\nfrobnicate\n").good().says(&["Usage: pollnd lnetctl net show"]);
+    at.lines(&node, &format!("set {}", "1".repeat(64 << 10))).failed(1, &["a line of 65536 bytes or more"]);
+    // A configuration may stand behind the verb that takes it.
+    at.lines(&node, "import\nglobal: {retry_count: 9}\n").good().tells(&["lnet_retry_count: was 7, is 9"]);
+    node.stop().good();
+}
+
+/// Options of lnetctl's that say what a node does anyway are taken, and others are refused by name, with the reason.
+#[test]
+fn options_of_lnetctl_s_are_known() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.node(&[&nid(a)]);
+    let more = format!("{}@tcp1", own_ip());
+    at.ctl(&node, &["net", "add", "--nid", &more, "--skip-mr-route-setup"]).good();
+    let file = at.file("global: {retry_count: 5}\n");
+    let file = file.to_str().unwrap();
+    at.ctl(&node, &["import", "--add", file]).good().tells(&["lnet_retry_count: was 2, is 5"]);
+    for (words, says) in [
+        (&["net", "add", "--ip2net", "tcp(eth0) 10.0.0.*"][..], &["ip2net", "give --nid"][..]),
+        (&["net", "add", "--net", "tcp2", "--if", "lo", "--auth-key", "5"], &["auth-key", "kfilnd"]),
+        (
+            &["net", "add", "--net", "tcp2", "--if", "lo", "--traffic-class", "x"],
+            &["traffic-class", "kfilnd"],
+        ),
+        (&["ping", &nid(a), "--source", &more], &["source", "leave it out"]),
+        (&["import", "--show", file], &["--show", "`net show`"]),
+        (&["import", "--exec", file], &["--exec", "`discover`"]),
+    ] {
+        at.ctl(&node, words).failed(161, &[&["errno: -95"], says].concat());
+    }
+    at.ctl(&node, &["import", "--add", "--del", file]).failed(2, &["--add", "--del"]);
+    // A remedy that is one.
+    at.ctl(&node, &["net", "set", "--net", "tcp", "--health", "300"])
+        .failed(234, &["errno: -22", "give --nid NID, or --all"]);
+    at.ctl(&node, &["net", "set", "--net", "tcp"]).failed(234, &["nothing to set"]);
+    let end = at.ctl(&node, &["set", "lnd_timeout", "5"]).failed(255, &["net set --all --lnd-timeout 5"]);
+    assert!(end.err.starts_with("lnetctl: 'lnd_timeout' is not a valid command."), "{end:?}");
+    at.ctl(&node, &["net", "set", "--all", "--lnd-timeout", "5"]).good();
+    at.ctl(&node, &["set", "keepalive", "5"]).failed(255, &["pollnd tunables keepalive=5"]);
+    at.run(&["tunables", "retry_count", "--defaults"]).failed(1, &["did you mean lnet_retry_count?"]);
+    // All of none are gone; one that is named has to be there.
+    for kind in ["drop", "delay"] {
+        let end = at.ctl(&node, &["fault", kind, "del", "--all"]).good();
+        assert_eq!((end.out.as_str(), end.err.as_str()), ("", ""), "{kind}");
+        at.ctl(&node, &["fault", kind, "del", "--source", "*", "--dest", "*"]).failed(254, &[kind]);
+    }
     node.stop().good();
 }
 

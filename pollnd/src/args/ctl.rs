@@ -11,7 +11,6 @@ use super::values::number;
 #[derive(Args, Debug, Clone)]
 #[command(
     infer_long_args = true,
-    arg_required_else_help = true,
     after_help = "Examples:
   pollnd lnetctl net show -v 2
   pollnd lnetctl net add --net tcp1 --if eth1
@@ -23,6 +22,9 @@ use super::values::number;
   pollnd lnetctl ping 10.0.0.2@tcp,10.0.0.3@tcp
   pollnd lnetctl set transaction_timeout 50
   pollnd lnetctl export --backup > now.yaml
+  pollnd lnetctl < verbs
+
+Without a verb they are read from standard input, a line each, with a prompt at a terminal: exit or quit leaves.
 
 Verbs, options, texts and exit statuses are lnetctl's, as far as a node has what they are about (docs/lnetctl.md)."
 )]
@@ -67,7 +69,7 @@ pub(crate) enum CtlVerb {
     /// Settings of the node.
     #[command(subcommand)]
     Global(CtlGlobal),
-    /// Changes a setting, by the names of `global show`; or routing, tiny_buffers, small_buffers, large_buffers.
+    /// Changes a setting, by the names of `global show` but lnd_timeout; or routing, tiny_buffers, small_buffers, large_buffers.
     Set {
         /// Its name.
         name: String,
@@ -83,6 +85,9 @@ pub(crate) enum CtlVerb {
         /// Seconds to wait for each.
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = number::<u32>(1..=86_400))]
         timeout: u32,
+        /// The own NID to ping from, which cannot be said here: health, credits and turn choose it.
+        #[arg(long, value_name = "NID")]
+        source: Option<String>,
     },
     /// Has the node find out who has these NIDs.
     Discover {
@@ -103,9 +108,19 @@ pub(crate) enum CtlVerb {
     },
     /// Gives the node what a configuration says; all else stays as it is.
     Import {
+        /// The same as without it.
+        #[arg(long, short, conflicts_with_all = ["del", "show", "exec"])]
+        #[allow(dead_code, reason = "it is what is done without it")]
+        add: bool,
         /// Deletes the routes, peers, NIs and fault rules that it names, in place of that.
-        #[arg(long)]
+        #[arg(long, short, conflicts_with_all = ["show", "exec"])]
         del: bool,
+        /// Shows what the node has of what it names: refused, since `net show` and others do.
+        #[arg(long, short, conflicts_with = "exec")]
+        show: bool,
+        /// Does what its sections ping and discover say: refused, since these are verbs.
+        #[arg(long, short)]
+        exec: bool,
         /// The file; standard input if it is left out, or `-`.
         file: Option<PathBuf>,
     },
@@ -161,6 +176,20 @@ pub(crate) struct NetArg {
     pub(crate) ip: Option<std::net::IpAddr>,
 }
 
+/// Options of lnetctl's `net add` that are refused by name.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ForeignNetArg {
+    /// Patterns of addresses, which a node does not have: --nid or --if says the NI.
+    #[arg(long, value_name = "PATTERNS")]
+    pub(crate) ip2net: Option<String>,
+    /// A key of kfilnd, which a node does not have.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) auth_key: Option<String>,
+    /// A class of kfilnd, which a node does not have: --tos is TCP's.
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) traffic_class: Option<String>,
+}
+
 /// `pollnd lnetctl net`.
 #[derive(Subcommand, Debug, Clone)]
 pub(crate) enum CtlNet {
@@ -190,6 +219,13 @@ pub(crate) enum CtlNet {
         /// CPTs that serve it: all that the node has, as `[0,1]`.
         #[arg(long)]
         cpt: Option<String>,
+        /// Leaves the machine's routes as they are: so it is with every NI, since a node sets none.
+        #[arg(long)]
+        #[allow(dead_code, reason = "no NI is otherwise")]
+        skip_mr_route_setup: bool,
+        /// lnetctl's options that no NI here has.
+        #[command(flatten)]
+        foreign: ForeignNetArg,
     },
     /// Deletes the NIs of a network, or those that are named.
     Del {
@@ -206,7 +242,7 @@ pub(crate) enum CtlNet {
         #[arg(long, short)]
         all: bool,
         /// The network whose NIs get the time of --lnd-timeout.
-        #[arg(long, short, requires = "lnd_timeout")]
+        #[arg(long, short)]
         net: Option<String>,
         /// Health, 0 to 1000: messages go by the best NI. Recovery brings it back, as after a failure.
         #[arg(long, short = 't', allow_hyphen_values = true)]

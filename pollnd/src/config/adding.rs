@@ -14,6 +14,7 @@ use super::own_nis::{Nis, Renewal, Wanted};
 use super::reader::CREDITS;
 use super::steps::{Course, Lists, differs, retunes};
 use crate::args::ServeArgs;
+use crate::inspect::failure::Failure;
 use crate::{networks, settings};
 
 const SEC: u64 = 1_000_000_000;
@@ -43,13 +44,19 @@ fn in_force(cfg: &Config, name: &str) -> Option<String> {
 }
 
 /// The routes of a node that has those of `now`, and is given those of the file: one that is there is made what the file says.
-fn routes(file: &Loaded, now: &[Route], site: &[Route], nids: &[Nid]) -> Result<Vec<Route>, String> {
+fn routes(file: &Loaded, now: &[Route], site: &[Route], nids: &[Nid]) -> Result<Vec<Route>, Failure> {
     let mut all = now.to_vec();
     for (route, at) in &file.model.routes {
         // One that is there is what the file says then.
-        all.retain(|r| (r.net, r.gateway) != (route.net, route.gateway));
-        route.check(nids, all.iter()).map_err(|e| file.fault(*at, format_args!("route: {e}")))?;
-        all.push(*route);
+        let there = all.iter().position(|r| (r.net, r.gateway) == (route.net, route.gateway));
+        let others: Vec<&Route> =
+            all.iter().enumerate().filter(|(i, _)| Some(*i) != there).map(|(_, r)| r).collect();
+        let check = route.check(nids, others.into_iter());
+        check.map_err(|e| Failure::numbered(file.fault(*at, format_args!("route: {e}")), e.errno()))?;
+        match there.and_then(|i| all.get_mut(i)) {
+            Some(r) => *r = *route,
+            None => all.push(*route),
+        }
     }
     for route in site {
         if route.check(nids, all.iter()).is_ok() {
@@ -61,7 +68,7 @@ fn routes(file: &Loaded, now: &[Route], site: &[Route], nids: &[Nid]) -> Result<
 
 /// The peers by hand of a node that has those of `now`, and is given those of the file: one that is there gets more NIDs. A node that has asked
 /// itself who it is exports itself.
-fn peers(file: &Loaded, now: &[PeerByHand], nids: &[Nid]) -> Result<Vec<PeerByHand>, String> {
+fn peers(file: &Loaded, now: &[PeerByHand], nids: &[Nid]) -> Result<Vec<PeerByHand>, Failure> {
     let mut all = now.to_vec();
     for (peer, at) in &file.model.peers {
         if peer.nids.iter().all(|n| nids.contains(n)) {
@@ -75,7 +82,7 @@ fn peers(file: &Loaded, now: &[PeerByHand], nids: &[Nid]) -> Result<Vec<PeerByHa
         }
         let others = all.iter().filter(|p| p.primary() != peer.primary());
         then.check(nids, others.map(|p| &p.nids[..]))
-            .map_err(|e| file.fault(*at, format_args!("peer: {e}")))?;
+            .map_err(|e| Failure::numbered(file.fault(*at, format_args!("peer: {e}")), e.errno()))?;
         match there.and_then(|i| all.get_mut(i)) {
             Some(p) => *p = then,
             None => all.push(then),
@@ -84,11 +91,11 @@ fn peers(file: &Loaded, now: &[PeerByHand], nids: &[Nid]) -> Result<Vec<PeerByHa
     Ok(all)
 }
 
-/// The fault rules of a node that has those of `now`, and is given those of the file: each that is not there, behind those that are.
-fn rules(file: &Loaded, now: &[FaultRule]) -> Vec<FaultRule> {
+/// The fault rules of a node that has those of `now`, and is given these: each that is not there, behind those that are.
+pub(super) fn rules<'a>(given: impl IntoIterator<Item = &'a FaultRule>, now: &[FaultRule]) -> Vec<FaultRule> {
     let mut all = now.to_vec();
     let mut there = now.to_vec();
-    for (rule, _) in &file.model.faults {
+    for rule in given {
         match there.iter().position(|r| r == rule) {
             Some(at) => drop(there.swap_remove(at)),
             None => all.push(*rule),
@@ -104,11 +111,12 @@ impl Import<'_> {
     /// Why it is nothing.
     pub(super) fn run(&self) -> Result<(Vec<String>, Vec<String>), Outcome> {
         let (front, file) = (self.front, self.file);
-        let failed = |e: String| Outcome::Failed(e);
+        let failed = |e: String| Outcome::Failed(e.into());
+        let faulty = |e: String| Outcome::Faults(e.into());
         let mut notes: Vec<String> =
             file.model.passed.iter().map(|p| format!("{}: {}", file.at(p.at), p.text)).collect();
         let before = front.config(0).map_err(|e| failed(e.to_string()))?;
-        let after = self.tuned(&before, &mut notes).map_err(Outcome::Faults)?;
+        let after = self.tuned(&before, &mut notes).map_err(faulty)?;
         let (renewal, other) = self.renewal(&before).map_err(Outcome::Faults)?;
         let nids: Vec<Nid> = self.nis.nids().into_iter().chain(renewal.comes()).collect();
 
@@ -116,19 +124,19 @@ impl Import<'_> {
         let then = Lists {
             routes: routes(file, &now.routes, &after.site_routes, &nids).map_err(Outcome::Faults)?,
             peers: peers(file, &now.peers, &nids).map_err(Outcome::Faults)?,
-            faults: rules(file, &now.faults),
+            faults: rules(file.model.faults.iter().map(|(r, _)| r), &now.faults),
         };
-        FaultRule::check_all(&then.faults).map_err(|e| Outcome::Faults(format!("fault: {e}\n")))?;
+        FaultRule::check_all(&then.faults).map_err(|e| faulty(format!("fault: {e}\n")))?;
 
-        let mut restart = self.at_start().map_err(Outcome::Faults)?;
+        let mut restart = self.at_start().map_err(faulty)?;
         restart.extend(other);
         let (tuned, more) = retunes(&before, &after, file);
         restart.extend(more);
         if !restart.is_empty() {
             return Err(Outcome::Restart(restart));
         }
-        let course = Course::new(tuned, renewal, &now, &then);
-        Ok((course.make(front, self.nis, &self.args.node).map_err(failed)?, notes))
+        let course = Course::new(file, tuned, renewal, &now, &then);
+        Ok((course.make(front, self.nis, &self.args.node).map_err(Outcome::Failed)?, notes))
     }
 
     /// The configuration `before` with the tunables of the file.
@@ -157,7 +165,7 @@ impl Import<'_> {
     }
 
     /// NIs that come, each with the credits that it says, or else the node's; and what needs a restart, since an NI that is there is to have others.
-    fn renewal(&self, before: &Config) -> Result<(Renewal, Vec<String>), String> {
+    fn renewal(&self, before: &Config) -> Result<(Renewal, Vec<String>), Failure> {
         let file = self.file;
         let own = merge::nids(file)?;
         let there = self.nis.nids();

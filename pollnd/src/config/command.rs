@@ -103,10 +103,10 @@ fn apply(path: Option<PathBuf>, node: Option<&str>) -> Result<ExitCode, String> 
             Ok(ExitCode::from(FAILED))
         }
         Outcome::Faults(faults) => {
-            out::err(&faults);
+            out::err(&faults.text);
             Ok(ExitCode::from(FAULTY))
         }
-        Outcome::Failed(e) => Err(e),
+        Outcome::Failed(e) => Err(e.text),
     }
 }
 

@@ -15,10 +15,14 @@ use super::source::Source;
 use super::yaml::Place;
 use crate::args::tuned::{Filed, Tuned};
 use crate::args::{self, Cli, Command, NodeArgs, ServeArgs, Told};
+use crate::inspect::failure::Failure;
 use crate::{fault_rules, iface, networks, settings};
 
 /// Argument of the EAL that keeps DPDK's telemetry from being served.
 pub(crate) const NO_TELEMETRY: &str = "--no-telemetry";
+
+/// Number that lnetctl's `import` has for an interface that is not there (docs/protocol/upper.md §5).
+const NO_INTERFACE: i32 = libc::ENOMSG;
 
 /// Reason why there is no command line.
 pub(crate) enum Bad {
@@ -37,6 +41,11 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// Its path, or `standard input`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A place in the file, in words.
     pub(crate) fn at(&self, at: Place) -> String {
         format!("{}:{at}", self.name)
@@ -115,6 +124,11 @@ impl<'a> Typed<'a> {
     }
 }
 
+/// Whether the command line `argv` has the option `flag`, and so wins over what files say of it.
+pub(super) fn by_line(argv: &[OsString], flag: &str) -> bool {
+    Typed::of(argv).is_some_and(|t| t.has(flag))
+}
+
 /// The words of a file, and what the command line wins over.
 #[derive(Default)]
 struct Words {
@@ -181,8 +195,8 @@ impl Words {
 ///
 /// # Errors
 /// Addresses that are not of this machine's interfaces.
-pub(super) fn nids(file: &Loaded) -> Result<Vec<Nid>, String> {
-    let mut faults = String::new();
+pub(super) fn nids(file: &Loaded) -> Result<Vec<Nid>, Failure> {
+    let (mut faults, mut errno) = (String::new(), None);
     let mut all = Vec::new();
     for ni in &file.model.nis {
         let name = ni.interface.as_deref().unwrap_or_default();
@@ -202,6 +216,7 @@ pub(super) fn nids(file: &Loaded) -> Result<Vec<Nid>, String> {
             (None, _) => match iface::address(name) {
                 Some(ip) => all.push(model::nid_of(ni, ip)),
                 None => {
+                    errno = Some(NO_INTERFACE);
                     faults += &file.fault(
                         ni.at,
                         format_args!("interfaces: {name} is no interface of this machine with an address: give another, or a nid"),
@@ -214,7 +229,13 @@ pub(super) fn nids(file: &Loaded) -> Result<Vec<Nid>, String> {
         let at = file.model.nis.get(i).map_or_else(Place::default, |n| n.at);
         faults += &file.fault(at, format_args!("{nid} stands here a second time: leave one out"));
     }
-    if faults.is_empty() { Ok(all) } else { Err(faults) }
+    if faults.is_empty() { Ok(all) } else { Err(Failure { text: faults, errno }) }
+}
+
+/// The NIDs of a file's NIs with their places, as far as this machine has them: of a file whose NIs are passed over, or were looked at.
+pub(super) fn named(file: &Loaded) -> impl Iterator<Item = (Nid, Place)> + '_ {
+    let by_interface = |ni: &model::Ni| Some(model::nid_of(ni, iface::address(ni.interface.as_deref()?)?));
+    file.model.nis.iter().filter_map(move |ni| Some((ni.nid.or_else(|| by_interface(ni))?, ni.at)))
 }
 
 /// The arguments of a node by `argv`, a command line of `pollnd node`, and `file`; of one that runs, if it does.
@@ -236,7 +257,7 @@ pub(crate) fn with(argv: &[OsString], file: Option<&Loaded>, running: Option<&Ru
         (Some(first), Some(flag)) => {
             words.wins(&format!("--{flag}"), file, first.at, "the NIs there");
         }
-        (Some(_), None) => own = nids(file).map_err(Bad::File)?,
+        (Some(_), None) => own = nids(file).map_err(|e| Bad::File(e.text))?,
         (None, _) => {}
     }
     if !typed.has("nid") {
@@ -326,7 +347,8 @@ fn runs_on(
     }
     let why = "it was added while the node ran, and the command line's NIs win over those of files";
     let name = &file.name;
-    Ok(kept.iter().map(|nid| format!("net: {nid} is kept, though {name} does not name it: {why}")).collect())
+    let kept = kept.iter().filter(|nid| !named(file).any(|n| n.0 == **nid));
+    Ok(kept.map(|nid| format!("net: {nid} is kept, though {name} does not name it: {why}")).collect())
 }
 
 fn fault(file: &Loaded, e: &str) -> String {
@@ -406,7 +428,7 @@ fn together(file: &Loaded, a: &ServeArgs) -> Result<(), String> {
 /// Faults of routes: of those of the file, or of the command line's, which win.
 fn routes(file: &Loaded, a: &ServeArgs) -> Vec<String> {
     let nids = networks::nids(&a.node);
-    if Typed::of(&a.told.argv).is_some_and(|t| t.has("route")) {
+    if by_line(&a.told.argv, "route") {
         let fault = Route::check_all(&a.node.route, &nids).err();
         return fault.iter().map(|e| format!("--route: {e}\n")).collect();
     }
@@ -421,7 +443,7 @@ fn routes(file: &Loaded, a: &ServeArgs) -> Vec<String> {
 /// Faults of peers by hand, likewise.
 fn peers(file: &Loaded, a: &ServeArgs) -> Vec<String> {
     let nids = networks::nids(&a.node);
-    if Typed::of(&a.told.argv).is_some_and(|t| t.has("peer-nids")) {
+    if by_line(&a.told.argv, "peer-nids") {
         let fault = PeerByHand::check_all(&a.node.peer_nids, &nids).err();
         return fault.iter().map(|e| format!("--peer-nids: {e}\n")).collect();
     }
@@ -446,7 +468,7 @@ fn placed(file: &Loaded, argv: &[OsString], e: &str) -> String {
         flags.iter().find_map(|flag| Some((s, *flag, of(flag)?)))
     });
     if let Some((s, flag, rest)) = said {
-        return match Typed::of(argv).is_some_and(|t| t.has(flag)) {
+        return match by_line(argv, flag) {
             true => format!("{e}\n"),
             // The option's name is not the file's.
             false => file.fault(s.at, format_args!("{}{rest}", s.key.name)),

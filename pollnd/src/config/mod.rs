@@ -14,6 +14,7 @@ mod faulty;
 #[cfg(test)]
 mod fuzz;
 mod hands;
+mod kept;
 pub(crate) mod keys;
 pub(crate) mod merge;
 pub(crate) mod model;

@@ -228,11 +228,11 @@ impl Nis {
         front: &Inspection,
         a: &NodeArgs,
         renewal: &Renewal,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Vec<String>, (Nid, Failure)> {
         for (i, ni) in renewal.fresh.iter().enumerate() {
-            if let Err(e) = self.add_again(front, a, ni, renewal) {
+            if let Err(Failure { text, errno }) = self.add_again(front, a, ni, renewal) {
                 let left = self.take_back(front, a, renewal, i);
-                return Err(format!("net: {e}{left}"));
+                return Err((ni.nid, Failure { text: format!("net: {text}{left}"), errno }));
             }
         }
         Ok(renewal.fresh.iter().map(|ni| format!("net: {} is new", ni.nid)).collect())
@@ -245,11 +245,11 @@ impl Nis {
         a: &NodeArgs,
         ni: &Wanted,
         renewal: &Renewal,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         if renewal.gone.iter().any(|g| g.0 == ni.nid) {
-            self.del(front, ni.nid).map_err(|e| e.text)?;
+            self.del(front, ni.nid)?;
         }
-        self.add(front, a, ni).map_err(|e| e.text)
+        self.add(front, a, ni)
     }
 
     /// Takes back the first `n` additions of a renewal; gives what is left of it to be said.
@@ -276,10 +276,11 @@ impl Nis {
     ///
     /// # Errors
     /// The first that cannot be deleted.
-    pub(super) fn finish(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, String> {
+    pub(super) fn finish(&self, front: &Inspection, renewal: &Renewal) -> Result<Vec<String>, Failure> {
         let gone = renewal.gone.iter().filter(|g| !renewal.fresh.iter().any(|f| f.nid == g.0));
         gone.map(|(nid, _)| {
-            self.del(front, *nid).map_err(|e| format!("net: {}", e.text))?;
+            let named = |e: Failure| Failure { text: format!("net: {}", e.text), ..e };
+            self.del(front, *nid).map_err(named)?;
             Ok(format!("net: {nid} is gone"))
         })
         .collect()

@@ -192,6 +192,10 @@ impl Reader {
     }
 
     fn net(&mut self, node: &Node) {
+        // A section without a value says nothing, as others without one do.
+        if matches!(node.kind, Kind::Nothing) {
+            return;
+        }
         for item in self.list("net", node) {
             let all = self.mapping("net", item);
             let find = |name: &str| all.iter().find(|(k, _)| k.text == name);

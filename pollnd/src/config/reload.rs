@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use transport::lnd::{Config, NiConfig, PeerByHand, Route};
+use transport::lnet::faults::FaultRule;
 use transport::node::inspect::Inspection;
 
 use super::adding::Import;
+use super::kept;
 use super::keys::{self, KEYS, Key, Means, Part};
 use super::merge::{self, Bad, Loaded};
 use super::model::{Model, Ni, Said};
@@ -128,23 +130,23 @@ impl Live {
         };
         let file = match loaded {
             Ok(f) => f,
-            Err(e) => return Outcome::Faults(e),
+            Err(e) => return Outcome::Faults(e.into()),
         };
         let _alone = self.alone();
         let old = self.current();
         let running = match front.config(0) {
             Ok(cfg) => self.nis.running(&cfg),
-            Err(e) => return Outcome::Failed(e.to_string()),
+            Err(e) => return Outcome::Failed(e.to_string().into()),
         };
         let new = match merge::with(&self.argv, Some(&file), Some(&running)) {
             Ok(Cli { command: Command::Node(a), .. }) => a,
             Ok(_) => return Outcome::Failed("the node was started by another command".into()),
-            Err(Bad::Line(e)) => return Outcome::Faults(e.to_string()),
-            Err(Bad::File(e)) => return Outcome::Faults(e),
+            Err(Bad::Line(e)) => return Outcome::Faults(e.to_string().into()),
+            Err(Bad::File(e)) => return Outcome::Faults(e.into()),
         };
         match self.change(front, &old, &new, &file) {
-            Ok(changed) => {
-                let notes = new.told.notes.clone();
+            Ok((changed, kept)) => {
+                let notes = [&new.told.notes[..], &kept].concat();
                 self.changed(&old, new, changed, notes)
             }
             Err(o) => o,
@@ -155,7 +157,7 @@ impl Live {
     pub(crate) fn import(&self, front: &Inspection, file: Source) -> Outcome {
         let file = match merge::read(file) {
             Ok(f) => f,
-            Err(e) => return Outcome::Faults(e),
+            Err(e) => return Outcome::Faults(e.into()),
         };
         let _alone = self.alone();
         let old = self.current();
@@ -187,25 +189,28 @@ impl Live {
         Outcome::Changed(changed, notes)
     }
 
-    /// Makes the node what it would be with the arguments `new`, if nothing needs a restart.
+    /// Makes the node what it would be with the arguments `new`, if nothing needs a restart; gives what is other now, and what is kept.
     fn change(
         &self,
         front: &Inspection,
         old: &ServeArgs,
         new: &ServeArgs,
         file: &Loaded,
-    ) -> Result<Vec<String>, Outcome> {
-        let failed = |e: String| Outcome::Failed(e);
+    ) -> Result<(Vec<String>, Vec<String>), Outcome> {
+        let failed = |e: String| Outcome::Failed(e.into());
+        let faulty = |e: String| Outcome::Faults(format!("{e}\n").into());
         let before = front.config(0).map_err(|e| failed(e.to_string()))?;
         let after = settings::config(&new.node, before.tcp_kind, before.privileged, before.link_mbps);
-        let after = after.map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let after = after.map_err(faulty)?;
         let nids = networks::nids(&new.node);
-        Route::check_all(&after.routes, &nids).map_err(|e| Outcome::Faults(format!("route: {e}\n")))?;
-        PeerByHand::check_all(&after.peers, &nids).map_err(|e| Outcome::Faults(format!("peer: {e}\n")))?;
+        Route::check_all(&after.routes, &nids).map_err(|e| faulty(format!("route: {e}")))?;
+        PeerByHand::check_all(&after.peers, &nids).map_err(|e| faulty(format!("peer: {e}")))?;
         let now = Lists::of(front).map_err(failed)?;
         let (routes, peers, faults) = (after.all_routes(), after.peers.clone(), new.node.fault.clone());
         let then = Lists { routes, peers, faults };
-        let renewal = self.nis.renewal(&new.node, &after).map_err(|e| Outcome::Faults(format!("{e}\n")))?;
+        let (then, kept) = kept::lists(&self.argv, file, &nids, &now, then);
+        FaultRule::check_all(&then.faults).map_err(|e| faulty(format!("fault: {e}")))?;
+        let renewal = self.nis.renewal(&new.node, &after).map_err(faulty)?;
         let mut restart = at_start(old, new, file);
         let said = file.model.said(Part::Tunables, CREDITS).map(|s| s.at);
         let other = own_nis::other_credits(&before, &after).into_iter();
@@ -217,7 +222,8 @@ impl Live {
         if !restart.is_empty() {
             return Err(Outcome::Restart(restart));
         }
-        Course::new(tuned, renewal, &now, &then).make(front, &self.nis, &new.node).map_err(failed)
+        let course = Course::new(file, tuned, renewal, &now, &then);
+        Ok((course.make(front, &self.nis, &new.node).map_err(Outcome::Failed)?, kept))
     }
 }
 

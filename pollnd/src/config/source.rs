@@ -46,6 +46,12 @@ impl Source {
         Source::of_file(&whole)
     }
 
+    /// A text of this name.
+    #[cfg(test)]
+    pub(super) fn named(name: &str, text: &str) -> Source {
+        Source { name: name.to_owned(), text: text.to_owned() }
+    }
+
     /// Whether `path` stands for standard input.
     pub(crate) fn is_input(path: &Path) -> bool {
         path == Path::new(INPUT)

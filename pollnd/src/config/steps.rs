@@ -7,12 +7,13 @@ use transport::lnet::faults::{FaultAsk, FaultRule};
 use transport::lnet::routes::{RouteAsk, RouteView};
 use transport::node::inspect::Inspection;
 
-use super::merge::Loaded;
+use super::merge::{self, Loaded};
 use super::own_nis::{Nis, Renewal};
 use super::reader::CREDITS;
 use super::yaml::Place;
 use crate::args::NodeArgs;
 use crate::fault_rules;
+use crate::inspect::failure::Failure;
 
 /// An order to a node that runs.
 enum Order {
@@ -23,20 +24,20 @@ enum Order {
 }
 
 impl Order {
-    fn give(&self, front: &Inspection) -> Result<(), String> {
+    fn give(&self, front: &Inspection) -> Result<(), Failure> {
         match self {
-            Order::Tune(change) => front.tune(*change).map_err(|e| e.to_string()),
+            Order::Tune(change) => Ok(front.tune(*change).map_err(|e| e.to_string())?),
             Order::Route(ask) => {
                 let (done, _) = front.routes(Some(*ask)).map_err(|e| e.to_string())?;
-                done.map_err(|e| e.to_string())
+                done.map_err(|e| Failure::numbered(e, e.errno()))
             }
             Order::Peer(ask) => {
                 let (done, _) = front.by_hand(Some(ask)).map_err(|e| e.to_string())?;
-                done.map_err(|e| e.to_string())
+                done.map_err(|e| Failure::numbered(e, e.errno()))
             }
             Order::Fault(ask) => {
                 let (done, _) = front.faults(Some(*ask)).map_err(|e| e.to_string())?;
-                done.map(drop).map_err(|e| e.to_string())
+                Ok(done.map(drop).map_err(|e| e.to_string())?)
             }
         }
     }
@@ -48,6 +49,8 @@ pub(super) struct Step {
     told: String,
     /// Name of the thing that it changes.
     name: &'static str,
+    /// The place in the file that says it, if it does.
+    at: Option<Place>,
     to: Order,
     /// Order that takes it back.
     back: Order,
@@ -56,14 +59,21 @@ pub(super) struct Step {
 /// Told where a change was not taken back.
 const LEFT: &str = "; not all of it could be taken back";
 
+/// Puts the place in the file before a failure, where there is one, and `left` behind it.
+fn at(file: &Loaded, at: Option<Place>, e: Failure, left: &str) -> Failure {
+    let place = at.map_or_else(String::new, |at| format!("{}: ", file.at(at)));
+    Failure { text: format!("{place}{}{left}", e.text), ..e }
+}
+
 /// Makes steps, all or none.
-fn run(front: &Inspection, steps: &[Step]) -> Result<(), String> {
+fn run(front: &Inspection, file: &Loaded, steps: &[Step]) -> Result<(), Failure> {
     for (i, step) in steps.iter().enumerate() {
         if let Err(e) = step.to.give(front) {
             // Some lcores may have taken it: that they do not take it back tells nothing.
             let _ = step.back.give(front);
             let left = if undo(front, steps.get(..i).unwrap_or_default()) { "" } else { LEFT };
-            return Err(format!("{}: {e}{left}", step.name));
+            let named = Failure { text: format!("{}: {}", step.name, e.text), ..e };
+            return Err(at(file, step.at, named, left));
         }
     }
     Ok(())
@@ -98,51 +108,80 @@ impl Lists {
     }
 }
 
-/// Steps that make routes others: those that go, so that one may come again otherwise, and those that come.
-fn reroutes(now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
-    let del = |r: &Route| Order::Route(RouteAsk::Del { net: r.net, gateway: r.gateway });
-    let add = |r: &Route| Order::Route(RouteAsk::Add(*r));
-    let gone = now.iter().filter(|r| !then.contains(r)).map(|r| Step {
-        told: format!("route: {} {} is gone", r.net, r.gateway),
+/// Steps that make routes others: those that go, those that are changed in place, so that no message is without them, and those that come.
+fn reroutes(file: &Loaded, now: &[Route], then: &[Route]) -> (Vec<Step>, Vec<Step>) {
+    let same = |r: &Route, all: &[Route]| {
+        let mut all = all.iter().copied();
+        all.find(|o| (o.net, o.gateway) == (r.net, r.gateway))
+    };
+    let said = |r: &Route| {
+        let mut all = file.model.routes.iter();
+        all.find(|(o, _)| (o.net, o.gateway) == (r.net, r.gateway)).map(|(_, at)| *at)
+    };
+    let step = |r: &Route, told, to, back| Step {
+        told,
         name: "route",
-        to: del(r),
-        back: add(r),
-    });
-    let new = then.iter().filter(|r| !now.contains(r)).map(|r| Step {
-        told: format!("route: {r} is new"),
-        name: "route",
-        to: add(r),
-        back: del(r),
-    });
-    (gone.collect(), new.collect())
+        at: said(r),
+        to: Order::Route(to),
+        back: Order::Route(back),
+    };
+    let del = |r: &Route| RouteAsk::Del { net: r.net, gateway: r.gateway };
+    let goes = |r: &Route| match same(r, then) {
+        None => {
+            let told = format!("route: {} {} is gone", r.net, r.gateway);
+            Some(step(r, told, del(r), RouteAsk::Add(*r)))
+        }
+        Some(new) if new != *r => Some(step(r, rerouted(r, &new), RouteAsk::Set(new), RouteAsk::Set(*r))),
+        Some(_) => None,
+    };
+    let comes = |r: &&Route| same(r, now).is_none();
+    let new = |r: &Route| step(r, format!("route: {r} is new"), RouteAsk::Add(*r), del(r));
+    (now.iter().filter_map(goes).collect(), then.iter().filter(comes).map(new).collect())
+}
+
+/// Words for the hops and the priority of a route that are others now.
+fn rerouted(now: &Route, then: &Route) -> String {
+    let hops = |r: &Route| r.hop.map_or_else(|| "not said".to_owned(), |h| h.to_string());
+    let hops = (now.hop != then.hop).then(|| was("hop", &hops(now), &hops(then)));
+    let (before, after) = (now.priority, then.priority);
+    let priority = (before != after).then(|| was("priority", &before.to_string(), &after.to_string()));
+    let all: Vec<String> = hops.into_iter().chain(priority).collect();
+    format!("route: {} {}: {}", now.net, now.gateway, all.join("; "))
 }
 
 /// Steps that make the peers by hand others: those that go, so that one may come again otherwise, and those that come. One that gets NIDs stays.
-fn repeers(now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
+fn repeers(file: &Loaded, now: &[PeerByHand], then: &[PeerByHand]) -> (Vec<Step>, Vec<Step>) {
     let del = |p: &PeerByHand| Some(Order::Peer(PeerAsk::Del { primary: p.primary()?, nids: Vec::new() }));
     let add = |p: &PeerByHand| Order::Peer(PeerAsk::Add(p.clone()));
     // The same with NIDs behind those that it has.
     let grows = |p: &PeerByHand, q: &PeerByHand| {
         p.multi_rail == q.multi_rail && q.nids.len() > p.nids.len() && q.nids.starts_with(&p.nids)
     };
+    let said = |p: &PeerByHand| {
+        let mut all = file.model.peers.iter();
+        all.find(|(o, _)| o.primary() == p.primary()).map(|(_, at)| *at)
+    };
     let gone = now.iter().filter(|p| !then.iter().any(|q| q == *p || grows(p, q))).filter_map(|p| {
-        Some(Step { told: format!("peer: {p} is gone"), name: "peer", to: del(p)?, back: add(p) })
+        let told = format!("peer: {p} is gone");
+        Some(Step { told, name: "peer", at: said(p), to: del(p)?, back: add(p) })
     });
     let new = then.iter().filter(|p| !now.contains(p)).filter_map(|p| {
         let Some(less) = now.iter().find(|q| grows(q, p)) else {
-            return Some(Step { told: format!("peer: {p} is new"), name: "peer", to: add(p), back: del(p)? });
+            let told = format!("peer: {p} is new");
+            return Some(Step { told, name: "peer", at: said(p), to: add(p), back: del(p)? });
         };
         let (primary, nids) = (p.primary()?, p.nids.get(less.nids.len()..)?.to_vec());
         let all = nids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let told = format!("peer: {primary} has {all}, too");
-        Some(Step { told, name: "peer", to: add(p), back: Order::Peer(PeerAsk::Del { primary, nids }) })
+        let at = said(p);
+        Some(Step { told, name: "peer", at, to: add(p), back: Order::Peer(PeerAsk::Del { primary, nids }) })
     });
     (gone.collect(), new.collect())
 }
 
 /// Steps that make the fault rules others. Rules are tried in their order, so all behind the first one that is other go, the last first, and
 /// come again.
-fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
+fn rerules(file: &Loaded, now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
     let of = |rules: &[FaultRule]| {
         let (late, early): (Vec<FaultRule>, Vec<FaultRule>) =
             rules.iter().copied().partition(fault_rules::delays);
@@ -154,6 +193,7 @@ fn rerules(now: &[FaultRule], then: &[FaultRule]) -> (Vec<Step>, Vec<Step>) {
         let step = |told: &str, r: &FaultRule, to: FaultAsk, back: FaultAsk| Step {
             told: format!("fault: {} is {told}", fault_rules::words(r)),
             name: "fault",
+            at: file.model.faults.iter().find(|(o, _)| o == r).map(|(_, at)| *at),
             to: Order::Fault(to),
             back: Order::Fault(back),
         };
@@ -186,6 +226,7 @@ pub(super) fn retunes(before: &Config, after: &Config, file: &Loaded) -> (Vec<St
             Ok((to, back)) => steps.push(Step {
                 told: was(t.name, &was_so, &is),
                 name: t.name,
+                at: file.model.tunables().find(|s| s.0 == t.name).map(|s| s.2.at),
                 to: Order::Tune(to),
                 back: Order::Tune(back),
             }),
@@ -200,7 +241,8 @@ pub(super) fn retunes(before: &Config, after: &Config, file: &Loaded) -> (Vec<St
 }
 
 /// A change of a node: all of it is done, or nothing.
-pub(super) struct Course {
+pub(super) struct Course<'a> {
+    file: &'a Loaded,
     /// Done before NIs come.
     first: Vec<Step>,
     renewal: Renewal,
@@ -208,33 +250,42 @@ pub(super) struct Course {
     fresh: Vec<Step>,
 }
 
-impl Course {
-    /// The one of tunables, of NIs, and of these lists.
-    pub(super) fn new(tuned: Vec<Step>, renewal: Renewal, now: &Lists, then: &Lists) -> Course {
+impl<'a> Course<'a> {
+    /// The one by a file of tunables, of NIs, and of these lists.
+    pub(super) fn new(
+        file: &'a Loaded,
+        tuned: Vec<Step>,
+        renewal: Renewal,
+        now: &Lists,
+        then: &Lists,
+    ) -> Course<'a> {
         let (mut first, mut fresh) = (tuned, Vec::new());
         for (goes, comes) in [
-            reroutes(&now.routes, &then.routes),
-            repeers(&now.peers, &then.peers),
-            rerules(&now.faults, &then.faults),
+            reroutes(file, &now.routes, &then.routes),
+            repeers(file, &now.peers, &then.peers),
+            rerules(file, &now.faults, &then.faults),
         ] {
             first.extend(goes);
             fresh.extend(comes);
         }
-        Course { first, renewal, fresh }
+        Course { file, first, renewal, fresh }
     }
 
     /// Makes a node of the NIs `nis` what it says, whose arguments are to be `a` then; gives what is other now.
     ///
     /// # Errors
-    /// The step that failed, and whether all before it could be taken back.
-    pub(super) fn make(self, front: &Inspection, nis: &Nis, a: &NodeArgs) -> Result<Vec<String>, String> {
-        let Course { first, renewal, fresh } = self;
-        run(front, &first)?;
+    /// The step that failed, with its place in the file, and whether all before it could be taken back.
+    pub(super) fn make(self, front: &Inspection, nis: &Nis, a: &NodeArgs) -> Result<Vec<String>, Failure> {
+        let Course { file, first, renewal, fresh } = self;
+        run(front, file, &first)?;
         let back = || if undo(front, &first) { "" } else { LEFT };
-        let came = nis.begin(front, a, &renewal).map_err(|e| format!("{e}{}", back()))?;
-        run(front, &fresh).map_err(|e| {
+        let came = nis.begin(front, a, &renewal).map_err(|(nid, e)| {
+            let said = merge::named(file).find(|n| n.0 == nid).map(|n| n.1);
+            at(file, said, e, back())
+        })?;
+        run(front, file, &fresh).map_err(|e| {
             let left = nis.take_back(front, a, &renewal, renewal.new_ones());
-            format!("{e}{left}{}", back())
+            at(file, None, e, &format!("{left}{}", back()))
         })?;
         let all = first.into_iter().map(|s| s.told).chain(came);
         let mut told: Vec<String> = all.chain(fresh.into_iter().map(|s| s.told)).collect();
@@ -246,6 +297,35 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::source::Source;
+
+    /// A file that says nothing.
+    fn nothing() -> Loaded {
+        merge::read(Source::named("none.yaml", "global: {}\n")).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// A route that is to have another priority is never away, and what takes it back is its old one.
+    #[test]
+    fn a_route_that_stays_is_changed_in_place() {
+        let all = |words: &[&str]| words.iter().map(|w| w.parse().unwrap()).collect::<Vec<Route>>();
+        let now = all(&["tcp1 10.0.0.2@tcp", "tcp2 10.0.0.2@tcp 2 3", "tcp3 10.0.0.2@tcp"]);
+        let then =
+            all(&["tcp3 10.0.0.2@tcp", "tcp1 10.0.0.2@tcp -1 7", "tcp2 10.0.0.2@tcp", "tcp2 10.0.0.3@tcp"]);
+        let (first, fresh) = reroutes(&nothing(), &now, &then);
+        let told = |all: &[Step]| all.iter().map(|s| s.told.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            told(&first),
+            [
+                "route: tcp1 10.0.0.2@tcp: priority: was 0, is 7",
+                "route: tcp2 10.0.0.2@tcp: hop: was 2, is not said; priority: was 3, is 0",
+            ]
+        );
+        assert_eq!(told(&fresh), ["route: tcp2 10.0.0.3@tcp is new"]);
+        for (step, (old, new)) in first.iter().zip([(now[0], then[1]), (now[1], then[2])]) {
+            let Step { to: Order::Route(to), back: Order::Route(back), .. } = step else { panic!() };
+            assert_eq!((*to, *back), (RouteAsk::Set(new), RouteAsk::Set(old)));
+        }
+    }
 
     /// Drop and delay rules are tried apart; what stands before the first difference stays, with its counts.
     #[test]
@@ -257,7 +337,7 @@ mod tests {
         let (a, b, c) = ("drop BETWEEN rate=1", "drop BETWEEN rate=2", "drop BETWEEN rate=3");
         let late = "delay BETWEEN rate=1 latency=2";
         let told = |now: &[&str], then: &[&str]| {
-            let (gone, new) = rerules(&all(now), &all(then));
+            let (gone, new) = rerules(&nothing(), &all(now), &all(then));
             let short = |s: &Step| s.told.replace("fault: ", "").replace("source=* dest=*", "BETWEEN");
             (gone.iter().map(short).collect::<Vec<_>>(), new.iter().map(short).collect::<Vec<_>>())
         };

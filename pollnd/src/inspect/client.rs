@@ -391,12 +391,20 @@ mod tests {
         let (node, _) = listener.accept().unwrap();
         c.send(&Request::Hello {}).unwrap();
         drop(node);
-        // It listens still: it has not ended, and this one is not to start another.
-        let e = c.next().unwrap_err();
-        assert!(c.gone() && e.contains("many others ask it"), "{e}");
-        drop(listener);
         let e = c.next().unwrap_err();
         assert!(c.gone() && e.contains("it has ended"), "{e}");
+    }
+
+    #[test]
+    fn a_node_that_cuts_a_command_off_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("7.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut c = Client::connect(path).unwrap();
+        let (mut node, _) = listener.accept().unwrap();
+        node.write_all(b"{\"error\":\"many others ask it\",\"over\":true}\n").unwrap();
+        let e = c.next().unwrap_err();
+        assert!(c.gone() && e.contains("many others ask it"), "{e}");
     }
 
     /// Serde's words for a question that it does not know.

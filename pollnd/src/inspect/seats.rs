@@ -344,7 +344,8 @@ pub(crate) fn one_ping(
                 return Err(Failure::numbered(why::failed(front, nid, e.to_string()), errno));
             }
             Some(Event::Refused { tag: t, why }) if t == tag => {
-                let unreachable = matches!(why, OpRefused::Target(_) | OpRefused::NoRoute(_));
+                let unreachable =
+                    matches!(why, OpRefused::Target(_) | OpRefused::NoRoute(_) | OpRefused::LongNid(_));
                 let errno = if unreachable { libc::EHOSTUNREACH } else { libc::EINVAL };
                 // The route is down since its gateway does not answer.
                 return Err(Failure::numbered(why::failed(front, nid, why.to_string()), errno));

@@ -5,7 +5,7 @@ use std::path::Path;
 use transport::lnd::{PeerByHand, Route};
 
 use super::Asked;
-use super::refusal::{Refusal, text};
+use super::refusal::{Refusal, status, text};
 use crate::config::merge;
 use crate::config::model::Ni;
 use crate::config::outcome::Outcome;
@@ -13,6 +13,7 @@ use crate::config::source::Source;
 use crate::fault_rules::{self, RuleText};
 use crate::inspect::Request;
 use crate::inspect::account::Ask;
+use crate::inspect::failure::Failure;
 use crate::inspect::faults::Order;
 use crate::inspect::ni_orders::NetOrder;
 use crate::out;
@@ -28,7 +29,7 @@ fn read(file: Option<&Path>, verb: &'static str) -> Result<Source, Refusal> {
         let errno = e.raw_os_error().unwrap_or(libc::EIO);
         let descr = format!("cannot open '{}': {}", path.display(), text(errno));
         let missing = Refusal::old("yaml", "builder", libc::EPERM, descr);
-        return Err(missing.with_status(super::refusal::status(errno)));
+        return Err(missing.with_status(status(errno)));
     }
     Source::asked(named).map_err(|e| faulty(verb, &e))
 }
@@ -36,6 +37,17 @@ fn read(file: Option<&Path>, verb: &'static str) -> Result<Source, Refusal> {
 /// The faults of a file.
 fn faulty(verb: &'static str, all: &str) -> Refusal {
     Refusal::netlink(verb, "import", libc::EINVAL, all.trim_end().replace('\n', "; "))
+}
+
+/// The refusal of a file, or of what it says, with the kernel's number or else this one.
+fn not_taken(e: &Failure, otherwise: i32) -> Refusal {
+    let refused = faulty("add", &e.text);
+    match e.errno {
+        // As lnetctl has it: an interface that is not there has its own status, and all else that a kernel refuses the same one.
+        Some(errno @ libc::ENOMSG) => Refusal { errno, status: status(errno), ..refused },
+        Some(errno) => Refusal { errno, ..refused },
+        None => Refusal { errno: otherwise, status: status(otherwise), ..refused },
+    }
 }
 
 /// The NID of an NI of a file, or the network and interface.
@@ -113,7 +125,7 @@ pub(super) fn import(
         Outcome::Restart(all) => {
             refused(libc::EBUSY, &format!("nothing was changed, this needs a restart: {}", all.join("; ")))
         }
-        Outcome::Faults(all) => faulty("add", &all),
-        Outcome::Failed(e) => refused(libc::EIO, &e),
+        Outcome::Faults(e) => not_taken(&e, libc::EINVAL),
+        Outcome::Failed(e) => not_taken(&e, libc::EIO),
     })
 }

@@ -237,9 +237,22 @@ fn levels_leave_out_what_lnetctl_leaves_out() {
     let mut exported = all.clone();
     exported.exported();
     assert_eq!(keys(&exported), keys(&peers("lnetctl/export.yaml")[0]));
-    let mut kept = all;
+    let mut kept = all.clone();
     kept.backup();
     assert_eq!(kept, peers("lnetctl/export-backup.yaml")[0]);
+    // One that is not Multi-Rail is made with its primary NID alone.
+    let mut second = all.nis[0].clone();
+    second.nid = "10.9.9.9@tcp9".into();
+    for multi_rail in [true, false] {
+        let mut two = Peer { multi_rail, ..all.clone() };
+        two.nis.insert(0, second.clone());
+        let mut exported = two.clone();
+        exported.exported();
+        two.backup();
+        let is: Vec<&str> = two.nis.iter().map(|n| &*n.nid).collect();
+        let kept = if multi_rail { vec!["10.9.9.9@tcp9", &all.primary] } else { vec![&*all.primary] };
+        assert_eq!((is, exported.nis.len()), (kept.clone(), kept.len()));
+    }
 }
 
 /// Levels of routes, and what `export` keeps of them.

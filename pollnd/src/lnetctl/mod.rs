@@ -4,6 +4,7 @@ mod answers;
 mod by_hand;
 mod importing;
 pub(crate) mod layout;
+mod lines;
 #[cfg(test)]
 pub(crate) mod lnetctl_tests;
 mod looking;
@@ -89,17 +90,36 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Stats(CtlStats::Reset) => node()?.one::<()>(Ask::Reset {}),
         CtlVerb::Global(CtlGlobal::Show) => tables::global(node()?),
         CtlVerb::Set { name, value } => setting::set(name, value, node),
-        CtlVerb::Ping { nids, timeout } => answers::ping(nids, *timeout, node),
+        CtlVerb::Ping { source: Some(nid), .. } => refuse_source(nid),
+        CtlVerb::Ping { nids, timeout, .. } => answers::ping(nids, *timeout, node),
         CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
         CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
         CtlVerb::Export { backup } => tables::export(node()?, *backup),
-        CtlVerb::Import { del: true, file } => importing::del(file.as_deref(), node),
-        CtlVerb::Import { del: false, file } => importing::import(file.as_deref(), node),
+        CtlVerb::Import { show: true, .. } => {
+            refuse_import("show", "`export`, `net show`, `route show` and `peer show` do")
+        }
+        CtlVerb::Import { exec: true, .. } => refuse_import("exec", "`ping` and `discover` do"),
+        CtlVerb::Import { del: true, file, .. } => importing::del(file.as_deref(), node),
+        CtlVerb::Import { del: false, file, .. } => importing::import(file.as_deref(), node),
         CtlVerb::Debug(CtlDebug::Recovery { local, peer }) => looking::recovery(node()?, *peer && !local),
         CtlVerb::CptOfNid { nids, named } => looking::cpts(&[&nids[..], &named[..]].concat(), node),
         CtlVerb::Lnet { words } => refuse_lnet(words),
         CtlVerb::Udsp { words } => refuse_udsp(words),
     }
+}
+
+/// The NI that a ping leaves by is nobody's to choose.
+fn refuse_source(nid: &str) -> Result<(), Refusal> {
+    let why = format!(
+        "source {nid}: a ping leaves by the NI that health, credits and turn choose: leave it out, or ping a NID on the network of that NI"
+    );
+    Err(Refusal::netlink("manage", "ping", libc::EOPNOTSUPP, why))
+}
+
+/// A file gives a node what it says, or deletes it; it asks nothing.
+fn refuse_import(option: &str, others: &str) -> Result<(), Refusal> {
+    let why = format!("--{option}: a file is taken (--add) or what it names is deleted (--del); {others}");
+    Err(Refusal::netlink("add", "import", libc::EOPNOTSUPP, why))
 }
 
 /// A node has its networks from its start to its end.
@@ -130,10 +150,10 @@ fn refuse_udsp(words: &[String]) -> Result<(), Refusal> {
 
 /// `pollnd lnetctl`.
 pub(crate) fn main(a: &LnetctlArgs) -> ExitCode {
-    let done = run(a);
+    let status = match &a.verb {
+        None if !a.list => lines::main(a.node.as_deref()).unwrap_or_else(|e| Refusal::from(e).end()),
+        _ => run(a).map_or_else(|r| r.end(), |()| 0),
+    };
     crate::out::end_if_closed();
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(r) => r.end(),
-    }
+    ExitCode::from(status)
 }

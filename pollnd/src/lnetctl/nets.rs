@@ -3,7 +3,7 @@
 use super::Asked;
 use super::ni_values::{self, Which, given};
 use super::refusal::{Refusal, status};
-use crate::args::{CtlNet, NetArg};
+use crate::args::{CtlNet, ForeignNetArg, NetArg};
 use crate::config::model::network;
 use crate::inspect::account::Ask;
 use crate::inspect::ni_orders::NetOrder;
@@ -39,6 +39,21 @@ fn order(verb: &'static str, a: &NetArg) -> Result<NetOrder, Refusal> {
     Ok(NetOrder { net, nid, interfaces, ip, ..NetOrder::default() })
 }
 
+/// Options that say what no NI here has.
+fn refuse_foreign(a: &ForeignNetArg) -> Result<(), Refusal> {
+    let kfilnd = "it is kfilnd's, and NIs here are socklnd's: leave it out";
+    let (option, why) = match a {
+        ForeignNetArg { ip2net: Some(_), .. } => (
+            "ip2net",
+            "addresses are not looked for by patterns here: give --nid, such as 10.0.0.1@tcp1, or --net and --if",
+        ),
+        ForeignNetArg { auth_key: Some(_), .. } => ("auth-key", kfilnd),
+        ForeignNetArg { traffic_class: Some(_), .. } => ("traffic-class", kfilnd),
+        _ => return Ok(()),
+    };
+    Err(Refusal::netlink("add", "net", libc::EOPNOTSUPP, format!("--{option}: {why}")))
+}
+
 /// Does what is asked; `net show` is another's.
 pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
     match verb {
@@ -51,7 +66,10 @@ pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal
             conns_per_peer,
             tos,
             cpt,
+            foreign,
+            ..
         } => {
+            refuse_foreign(foreign)?;
             let shared = [
                 ("peer_timeout", peer_timeout),
                 ("peer_credits", peer_credits),

@@ -1,7 +1,5 @@
 //! Faults as lnetctl tells them: in one of its three forms, with an exit status of its own (docs/protocol/upper.md §5).
 
-use std::process::ExitCode;
-
 use crate::out;
 
 /// The text of an error number, as C's `strerror` has it.
@@ -97,7 +95,7 @@ impl Refusal {
     }
 
     /// Prints it where it belongs, and gives the exit status.
-    pub(crate) fn end(&self) -> ExitCode {
+    pub(crate) fn end(&self) -> u8 {
         let text = self.text();
         if self.form == Form::Answer {
             if let Err(e) = out::text(text) {
@@ -106,7 +104,7 @@ impl Refusal {
         } else {
             out::err(&text);
         }
-        ExitCode::from(self.status)
+        self.status
     }
 }
 

@@ -25,6 +25,9 @@ const NAMES: [(&str, &str, &str); 12] = [
 /// One whose name is the same everywhere.
 const INTERVAL: &str = "max_recovery_ping_interval";
 
+/// The reading of `global show` that is set for NIs.
+const LND_TIMEOUT: &str = "lnd_timeout";
+
 /// Router buffers, and their tunables.
 const BUFFERS: [(&str, &str); 3] = [
     ("tiny_buffers", "tiny_router_buffers"),
@@ -63,16 +66,26 @@ fn key(name: &str) -> Option<&'static Key> {
     keys::of(Part::Global).find(|k| k.name == name)
 }
 
+/// The other way to set what `global show` shows, or a tunable, that is no setting of `set`.
+fn remedy(name: &str, value: &str) -> Option<String> {
+    if name == LND_TIMEOUT {
+        return Some(format!(
+            "{name} is a reading: it follows from transaction_timeout and retry_count; `pollnd lnetctl net set --all --lnd-timeout {value}` sets that of the NIs"
+        ));
+    }
+    let tunable = tunables::find(name).ok()?.name;
+    Some(format!("{tunable} is a tunable: `pollnd tunables {tunable}={value}` sets it"))
+}
+
 pub(super) fn set(
     name: &str,
     value: &str,
     node: impl FnOnce() -> Result<Asked, Refusal>,
 ) -> Result<(), Refusal> {
     let unknown = || {
-        Refusal::words(
-            255,
-            format!("lnetctl: '{name}' is not a valid command. See 'lnetctl --list-commands'."),
-        )
+        let unknown = format!("lnetctl: '{name}' is not a valid command. See 'lnetctl --list-commands'.");
+        let hint = remedy(name, value).map_or_else(String::new, |r| format!("\npollnd: {r}"));
+        Refusal::words(255, unknown + &hint)
     };
     let tune = |mut node: Asked, tunable: &str, value: String| {
         node.0.one(&Request::Tune { name: tunable.to_owned(), value }).map(drop)

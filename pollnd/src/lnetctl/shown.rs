@@ -285,8 +285,16 @@ impl Peer {
         self.state.is_some_and(|s| s & known != 0) || self.nis.iter().any(heard)
     }
 
+    /// One that is not Multi-Rail can be made with its primary NID alone, whatever others it has told of.
+    fn makeable(&mut self) {
+        if !self.multi_rail {
+            self.nis.retain(|n| n.nid == self.primary);
+        }
+    }
+
     /// Leaves what makes the same peer again.
     pub(crate) fn backup(&mut self) {
+        self.makeable();
         self.state = None;
         for n in &mut self.nis {
             *n = PeerNi { nid: std::mem::take(&mut n.nid), ..PeerNi::default() };
@@ -295,6 +303,7 @@ impl Peer {
 
     /// As `export` has it, which shows the state and no policies.
     pub(crate) fn exported(&mut self) {
+        self.makeable();
         self.nis.iter_mut().for_each(|n| n.udsp = None);
     }
 }

@@ -91,7 +91,10 @@ pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
     if backup {
         route.iter_mut().for_each(RouteShown::backup);
     }
-    let mut text = NETLINK.text(&Nets { net })?;
+    let mut text = String::new();
+    if !net.is_empty() {
+        text += &NETLINK.text(&Nets { net })?;
+    }
     if !route.is_empty() {
         text += &NETLINK.text(&Routes { route })?;
     }

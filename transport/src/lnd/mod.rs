@@ -235,6 +235,9 @@ pub(crate) trait Upper: Sized {
         status: Result<(), LnetError>,
     );
 
+    /// The peer has read the message that this is about, as far as its version can say: told before that ends.
+    fn read(&mut self, token: &Self::Token);
+
     /// A message to this peer has not left, none of it, and will not by its LND, for that reason: it comes back whole, and with
     /// it what it held.
     fn unsent(&mut self, cx: &mut Cx, peer: Key, tx: Tx<Self::Token>, why: LnetError);

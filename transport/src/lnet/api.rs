@@ -208,6 +208,12 @@ pub enum OpRefused {
          routing 1`), and to have its NIs up"
     )]
     NoRoute(Nid),
+    /// Routes to the target's network are up, and it has a NID that their gateways cannot be told of.
+    #[error(
+        "routes to the network of {0} are up, by gateways on IPv4 that speak version 3, in which that NID cannot be told: start the node, \
+         its gateway and {0} with `--tunable protocol=4`, or route by an IPv6 NID of the gateway"
+    )]
+    LongNid(Nid),
     /// An operation that is to leave from a NID of another node's.
     #[error("{0} is none of this node's NIDs: give one of those, or none, and LNet chooses")]
     From(Nid),

@@ -377,7 +377,10 @@ impl Lnet {
                 self.hop_took(cx, hop, &lease);
                 self.homeward.push_back(lease);
             }
-            Err(_) => self.not_taken(cx, lease),
+            Err(_) => {
+                self.stuck.took_none(lease.to.nid);
+                self.not_taken(cx, lease);
+            }
         }
     }
 }

@@ -14,8 +14,8 @@
 //!        Untold: it is gone
 //! ```
 //!
-//! A gateway is checked when its first route is added, and then every `alive_router_check_interval`, by one shard: its home. A check is a
-//! ping, and a push of our info to those that want it: routers mark a network down of which they hear nothing. What comes of it is
+//! A gateway is checked when its first route is added, when its last connection ends, and every `alive_router_check_interval`, by one
+//! shard: its home. A check is a ping, and a push of our info to those that want it: routers mark a network down of which they hear nothing. What comes of it is
 //! told to all shards, and each weighs its routes; so is what a gateway pushes unasked. A route is up while its gateway has answered,
 //! forwards, and its NIs on both networks are up, as far as it tells of them. Before the first answer it is down.
 
@@ -28,6 +28,7 @@ use super::ops::OpKind;
 use super::remote::Body;
 use super::routes::Said;
 use crate::hash::OwnMap;
+use crate::lnd::config::SEC;
 use crate::lnd::{Config, Cx, Lnd};
 use crate::stream::slab::Key;
 use crate::stream::{Bucket, ShardId};
@@ -100,9 +101,17 @@ struct Gateway {
     sinks: u8,
     /// Time of the next check, in ns; `u64::MAX` where its home has begun one, until it tells.
     next: u64,
+    /// Time at which the latest check began, in ns.
+    began: u64,
+    /// Time after which it is asked again if the check fails, in ns: its connections ended while it was there. 0 for an interval.
+    again: u64,
     /// Its last word; `None` before the first, and when the last check failed.
     said: Option<Said>,
 }
+
+/// Least time between two checks of a gateway whose connections end, in ns: it may accept them, and end them at once. Those of one that
+/// does not answer then come after this time, twice this, and so on, as recovery pings of kernels do.
+const AGAIN: u64 = SEC;
 
 /// The gateways of a shard's routes.
 #[derive(Debug)]
@@ -136,7 +145,15 @@ impl Gateways {
     /// It has one more route: it is asked at once. Gives whether it had none.
     pub(super) fn added(&mut self, now: u64, nid: Nid) -> bool {
         let is_new = !self.all.contains_key(&nid);
-        let new = || Gateway { check: Fsm::START, serial: None, sinks: 0, next: now, said: None };
+        let new = || Gateway {
+            check: Fsm::START,
+            serial: None,
+            sinks: 0,
+            next: now,
+            began: now,
+            again: 0,
+            said: None,
+        };
         self.all.entry(nid).or_insert_with(new).next = now;
         self.wake = self.wake.min(now);
         is_new
@@ -184,6 +201,7 @@ impl Lnet {
                 return None;
             }
             g.next = if here { next_check(cx) } else { u64::MAX };
+            g.began = now;
             here.then_some(*nid)
         };
         let all: Vec<Nid> = self.gateways.all.iter_mut().filter_map(due).collect();
@@ -200,6 +218,11 @@ impl Lnet {
             Some(Do::Push) => self.check(cx, lnds, gateway, true),
             Some(Do::Lose) => {
                 cx.counters.router_checks_failed += 1;
+                let again = std::mem::take(&mut g.again);
+                if again > 0 && again < cx.cfg.alive_router_check_interval {
+                    (g.next, g.again) = (g.next.min(cx.now.saturating_add(again)), again.saturating_mul(2));
+                    self.gateways.look();
+                }
                 self.gateway_said(cx, gateway, None);
             }
             Some(Do::Nothing) | None => {}
@@ -275,7 +298,7 @@ impl Lnet {
                     self.discovery.sink = self.discovery.sink.max(whole);
                     return self.sign(cx, lnds, gateway, Sign::Short);
                 }
-                g.sinks = 0;
+                (g.sinks, g.again) = (0, 0);
                 match PingInfo::parse(&bytes) {
                     Ok(info) => self.gateway_answered(cx, lnds, gateway, &info),
                     Err(_) => {
@@ -358,6 +381,27 @@ impl Lnet {
         if let Some(home) = gateway.ip().map(|ip| cx.homes.of(ip)).filter(|h| *h != me) {
             self.post(home, Body::AskGateway(gateway, me));
         }
+    }
+
+    /// The last connection with that NID has ended. One of a gateway's is asked at once, so that messages go by another if it does not
+    /// take a connection any more; what was on its way to it is not waited for.
+    pub(super) fn gateway_lost(&mut self, cx: &Cx, nid: Nid) {
+        if self.routes.is_empty() || cx.cfg.alive_router_check_interval == 0 {
+            return;
+        }
+        let (homes, me) = (&cx.homes, cx.cfg.shards.me);
+        let here = |g: &Nid| g.ip().map(|ip| homes.of(ip)) == Some(me);
+        let named = |g: &Nid| *g == nid || self.aliases.acts_for(*g, nid);
+        let Some((_, g)) = self.gateways.all.iter_mut().find(|(g, _)| named(g) && here(g)) else { return };
+        if g.said.is_none() {
+            return;
+        }
+        if let Some(serial) = g.serial.take() {
+            self.discovery.asked.remove(&serial);
+        }
+        (g.check, g.sinks) = (Fsm::START, 0);
+        (g.next, g.again) = (cx.now.max(g.began.saturating_add(AGAIN)), AGAIN);
+        self.gateways.look();
     }
 
     /// A shard asks what a gateway said last. One that has not been asked yet tells all when it answers.

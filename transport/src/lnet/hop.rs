@@ -108,7 +108,10 @@ impl Lnet {
         but: Option<Nid>,
         may: impl Fn(NiId, Nid) -> bool,
     ) -> Result<Way, OpRefused> {
-        let (ni, via) = self.gateway_to(target, but, may).ok_or(OpRefused::NoRoute(target))?;
+        let Some((ni, via)) = self.gateway_to(target, but, may) else {
+            let long = self.routes.cannot_name(target);
+            return Err(if long { OpRefused::LongNid(target) } else { OpRefused::NoRoute(target) });
+        };
         Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: false }))
     }
 

@@ -10,7 +10,7 @@ use super::hop::ni_to_gateway;
 use crate::hash::OwnMap;
 use crate::lnd::route::{Route, RouteError};
 use crate::lnd::{Config, Cx, NiId, ROUTES_MAX};
-use crate::wire::{NetId, NiStatus, Nid, PingInfo, ProcessId, ping};
+use crate::wire::{NetId, NiStatus, Nid, PingInfo, ProcessId, Version, ping};
 
 /// Networks of a gateway that are kept.
 const NETS_MAX: usize = 64;
@@ -20,6 +20,9 @@ const NETS_MAX: usize = 64;
 pub enum RouteAsk {
     /// One more. Its gateway is asked at once.
     Add(Route),
+    /// The one to the same network by the same gateway has these hops and this priority from now on. It stays up or down as its gateway's word has it,
+    /// so no message is without it.
+    Set(Route),
     /// One less.
     Del {
         /// The network that it leads to.
@@ -94,6 +97,14 @@ pub(super) struct Row {
     turn: u64,
 }
 
+impl Row {
+    /// Whether its gateway can be told of `target`: a NID of 20 bytes has no place in headers of versions before 4, which gateways on
+    /// IPv4 are spoken to in unless `names_long`.
+    fn can_name(&self, target: Nid, names_long: bool) -> bool {
+        names_long || self.route.gateway.is_large() || !target.is_large()
+    }
+}
+
 /// The routes of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
@@ -101,6 +112,8 @@ pub(super) struct Routes {
     /// In the order in which they came.
     all: Vec<(NetId, Nid)>,
     turn: u64,
+    /// Gateways on IPv4 are spoken to in version 4, too.
+    names_long: bool,
 }
 
 impl Routes {
@@ -122,6 +135,13 @@ impl Routes {
             }
         }
         self.all.len() < before
+    }
+
+    /// Gives the route to the same network by the same gateway these hops and this priority; gives whether it is there.
+    fn set(&mut self, route: Route) -> bool {
+        let rows = self.by_net.get_mut(&route.net).into_iter().flatten();
+        let there = rows.filter(|r| r.route.gateway == route.gateway);
+        there.map(|row| row.route = route).count() > 0
     }
 
     /// Routes, in the order in which they came.
@@ -162,6 +182,12 @@ impl Routes {
         self.by_net.get(&net).into_iter().flatten().filter(|r| r.up).map(|r| r.route.gateway)
     }
 
+    /// Routes to the network of `target` are up, and none of their gateways can be told of it.
+    pub(super) fn cannot_name(&self, target: Nid) -> bool {
+        let up = || self.by_net.get(&target.net()).into_iter().flatten().filter(|r| r.up);
+        up().next().is_some() && !up().any(|r| r.can_name(target, self.names_long))
+    }
+
     /// The route to the network by that gateway.
     pub(super) fn get(&self, net: NetId, gateway: Nid) -> Option<&Row> {
         self.by_net.get(&net)?.iter().find(|r| r.route.gateway == gateway)
@@ -175,8 +201,8 @@ impl Routes {
     /// The gateway for a message to `target`: of the routes that are up, whose gateways `may` be taken, the best one whose turn it is.
     pub(super) fn choose(&mut self, target: Nid, may: impl Fn(Nid) -> bool) -> Option<Nid> {
         let rows = self.by_net.get_mut(&target.net())?;
-        // A NID of 20 bytes has no place in headers of the versions that IPv4 gateways speak.
-        let fits = |r: &&mut Row| r.route.gateway.is_large() || !target.is_large();
+        let names_long = self.names_long;
+        let fits = |r: &&mut Row| r.can_name(target, names_long);
         let able = rows.iter_mut().filter(|r| r.up && may(r.route.gateway)).filter(fits);
         let best = able.min_by_key(|r| (r.route.priority, r.route.hops(), r.turn))?;
         self.turn += 1;
@@ -188,12 +214,12 @@ impl Routes {
 impl Lnet {
     /// Routes that the configuration begins with.
     pub(super) fn first_routes(cfg: &Config) -> Routes {
-        let mut routes = Routes::default();
+        let mut routes = Routes { names_long: cfg.version == Some(Version::V4), ..Routes::default() };
         cfg.all_routes().into_iter().take(ROUTES_MAX).for_each(|r| routes.add(r));
         routes
     }
 
-    /// Adds or deletes a route.
+    /// Adds, changes or deletes a route.
     ///
     /// # Errors
     /// [`RouteError`]
@@ -208,6 +234,17 @@ impl Lnet {
                     self.ask_home(cx, route.gateway);
                 }
                 self.weigh(&cx.cfg, route.gateway);
+            }
+            RouteAsk::Set(route) => {
+                let Route { net, gateway, hop, .. } = route;
+                if hop == Some(0) {
+                    return Err(RouteError::Hop);
+                }
+                if !self.routes.set(route) {
+                    return Err(RouteError::Unknown { net, gateway });
+                }
+                // One hop says that the gateway is on the network.
+                self.weigh(&cx.cfg, gateway);
             }
             RouteAsk::Del { net, gateway } => {
                 if !self.routes.del(net, gateway) {
@@ -301,5 +338,7 @@ mod tests {
         let mut t = table(&["tcp1 10.0.0.1@tcp", "tcp1 fd00::2@tcp"]);
         assert_eq!(turns(&mut t, "fd01::1@tcp1", 3), "222");
         assert_eq!(turns(&mut t, "10.1.0.1@tcp1", 4), "1212");
+        t.names_long = true;
+        assert_eq!(turns(&mut t, "fd01::1@tcp1", 4), "1212", "version 4 can");
     }
 }

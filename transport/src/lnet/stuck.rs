@@ -19,19 +19,21 @@
 //! with their headers are TCP's at once, and say nothing.
 //!
 //! From then on, for [`TERM`] at most, one message at a time may be on its way to the node; others are dropped (`drop_stuck`), so no source
-//! fills up with them again. With the first one that it takes it is as good as others, and nothing is remembered. Bytes alone are not
-//! enough for that: one that acknowledges no message would have all buffers again each time it connects. Where no source waits nothing
-//! is dropped before its time-out, as at kernels.
+//! fills up with them again. With the first one that it reads it is as good as others, and nothing is remembered: its zero-copy ACK says
+//! so, and in versions 1 and 2 TCP. Bytes alone are not enough: one that acknowledges no message would have all buffers again each time it
+//! connects. What TCP alone has taken of one that could have said more (a message below `zc_min_payload`, or before its connections are all
+//! up) forgives the first time in a term; after that [`ROW`] in a row do. Where no source waits nothing is dropped before its time-out, as
+//! at kernels.
 //!
 //! So is one relieved that has gone, and left more than there are buffers for, when half a time-out has passed, whosever messages hold the
 //! buffers. What it left for others follows then; what has not found a buffer when the time-out is over is dropped (`drop_left_behind`).
 
 use std::collections::{HashMap, HashSet};
 
-use super::Lnet;
 use super::class::{BufferClass, GROUPS};
 use super::guest::{Guest, Lease};
 use super::remote::Body;
+use super::{Lnet, TxDone};
 use crate::lnd::config::SEC;
 use crate::lnd::{Cx, Lnd};
 use crate::stream::INLINE_PAYLOAD_MAX;
@@ -44,6 +46,8 @@ pub(super) const PATIENCE: u64 = 5 * SEC;
 const AGAIN: u64 = SEC;
 /// Time for which one message at a time goes to such a node, in ns.
 const TERM: u64 = 60 * SEC;
+/// Messages in a row of which a node's TCP says that it took them, after which it is as good as others though it said nothing itself.
+const ROW: u32 = 8;
 /// Nodes that are known to take nothing, at most.
 const MOST: usize = 4096;
 
@@ -52,6 +56,12 @@ struct Strike {
     since: u64,
     /// A message is on its way to it.
     tried: bool,
+    /// It has taken some since.
+    forgiven: bool,
+    /// Strikes, each within the term of the one before.
+    times: u32,
+    /// Messages in a row that its TCP took.
+    row: u32,
 }
 
 /// Nodes that take nothing, by NID, at the homes of the next hops.
@@ -72,14 +82,16 @@ impl Stuck {
     /// Whether one message at a time may be on its way to it.
     #[inline]
     pub(super) fn has(&self, nid: Nid, now: u64) -> bool {
-        !self.is_empty() && self.strikes.get(&nid).is_some_and(|s| now < s.since + TERM)
+        !self.is_empty() && self.strikes.get(&nid).is_some_and(|s| !s.forgiven && now < s.since + TERM)
     }
 
     /// Gives whether that is new: several sources may ask about the same at a time.
     fn strike(&mut self, nid: Nid, now: u64) -> bool {
-        let is_new = self.strikes.get(&nid).is_none_or(|s| now >= s.since + PATIENCE);
-        if is_new && (self.strikes.len() < MOST || self.strikes.contains_key(&nid)) {
-            self.strikes.insert(nid, Strike { since: now, tried: false });
+        let before = self.strikes.get(&nid);
+        let is_new = before.is_none_or(|s| now >= s.since + PATIENCE);
+        if is_new && (self.strikes.len() < MOST || before.is_some()) {
+            let times = before.filter(|s| now < s.since + TERM).map_or(0, |s| s.times) + 1;
+            self.strikes.insert(nid, Strike { since: now, tried: false, forgiven: false, times, row: 0 });
         }
         is_new
     }
@@ -102,11 +114,29 @@ impl Stuck {
         }
     }
 
-    /// It takes what it is sent.
+    /// It has read a message.
     #[inline]
-    fn takes(&mut self, nid: Nid) {
+    fn has_read(&mut self, nid: Nid) {
         if !self.is_empty() {
             self.strikes.remove(&nid);
+        }
+    }
+
+    /// Its TCP has taken a message.
+    #[inline]
+    fn takes(&mut self, nid: Nid) {
+        if !self.is_empty()
+            && let Some(s) = self.strikes.get_mut(&nid)
+        {
+            s.row += 1;
+            s.forgiven |= s.times == 1 || s.row >= ROW;
+        }
+    }
+
+    /// It has not taken a message.
+    pub(super) fn took_none(&mut self, nid: Nid) {
+        if let Some(s) = self.strikes.get_mut(&nid) {
+            s.row = 0;
         }
     }
 
@@ -225,6 +255,14 @@ impl Lnet {
         })
     }
 
+    /// A next hop has read a message.
+    #[inline]
+    pub(super) fn hop_read(&mut self, done: &TxDone) {
+        if let TxDone::Forward(lease) = done {
+            self.stuck.has_read(lease.to.nid);
+        }
+    }
+
     /// A next hop has a message.
     #[inline]
     pub(super) fn hop_took(&mut self, cx: &Cx, hop: Key, lease: &Lease) {
@@ -259,8 +297,34 @@ mod tests {
         let (mut stuck, nid) = (Stuck::default(), Nid::LO);
         for n in 1..9 {
             assert!(stuck.strike(nid, n * PATIENCE));
-            stuck.takes(nid);
+            stuck.has_read(nid);
             assert!(stuck.is_empty() && stuck.admits(nid, n * PATIENCE) && stuck.admits(nid, n * PATIENCE));
+        }
+    }
+
+    #[test]
+    fn one_whose_tcp_alone_takes_some_is_believed_once_a_term() {
+        let (mut stuck, nid) = (Stuck::default(), Nid::LO);
+        let strike = |stuck: &mut Stuck, at| assert!(stuck.strike(nid, at) && stuck.has(nid, at));
+        let take = |stuck: &mut Stuck, n| (0..n).for_each(|_| stuck.takes(nid));
+        strike(&mut stuck, PATIENCE);
+        take(&mut stuck, 1);
+        assert!(!stuck.has(nid, PATIENCE));
+        for n in 2..20 {
+            strike(&mut stuck, n * PATIENCE);
+            take(&mut stuck, ROW - 1);
+            stuck.took_none(nid);
+            take(&mut stuck, ROW - 1);
+            assert!(stuck.has(nid, n * PATIENCE), "{n}");
+        }
+        take(&mut stuck, 1);
+        assert!(!stuck.has(nid, 20 * PATIENCE), "so many in a row");
+        // A term later nothing is remembered, as with one message that it reads.
+        for at in [20 * PATIENCE + TERM, 21 * PATIENCE + TERM] {
+            strike(&mut stuck, at);
+            take(&mut stuck, 1);
+            assert!(!stuck.has(nid, at));
+            stuck.has_read(nid);
         }
     }
 

@@ -37,6 +37,11 @@ impl Upper for Lnet {
     }
 
     #[inline]
+    fn read(&mut self, token: &TxDone) {
+        self.hop_read(token);
+    }
+
+    #[inline]
     fn finalize(&mut self, cx: &mut Cx, peer: Key, uses: Uses, token: TxDone, status: Result<(), LnetError>) {
         if let Err(why) = status {
             self.died(cx, peer, why);

@@ -24,6 +24,7 @@ impl Lnet {
         }
         self.lose(peer);
         if let Some(nid) = self.peers.get(peer).map(|p| p.id.nid) {
+            self.gateway_lost(cx, nid);
             self.unheard(cx, nid);
         }
     }

@@ -87,9 +87,12 @@ impl RpcError {
     /// As Linux numbers it, and lst prints it.
     pub fn errno(&self) -> u32 {
         match self {
-            RpcError::Refused(OpRefused::Target(_) | OpRefused::NoRoute(_) | OpRefused::Unprivileged(_)) => {
-                113
-            }
+            RpcError::Refused(
+                OpRefused::Target(_)
+                | OpRefused::NoRoute(_)
+                | OpRefused::LongNid(_)
+                | OpRefused::Unprivileged(_),
+            ) => 113,
             RpcError::Refused(OpRefused::QueueFull(_) | OpRefused::TooManyPeers(_)) => 12,
             RpcError::Refused(OpRefused::ShuttingDown) | RpcError::Lnet(LnetError::ShuttingDown) => 108,
             RpcError::Refused(_) => 22,

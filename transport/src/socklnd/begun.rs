@@ -40,6 +40,8 @@ pub(super) struct Begun<T> {
     /// No part will follow.
     over: bool,
     failed: Option<LnetError>,
+    /// When all parts are home the peer has read it.
+    read: bool,
     done: T,
     uses: Uses,
 }
@@ -84,7 +86,8 @@ impl<U: Upper> Socklnd<U> {
         let len = tx.hdr.as_ref().map_or(payload, |h| h.payload_len.into());
         let (uses, done) = (tx.uses(), std::mem::take(&mut tx.done));
         let pieces = Pieces::default();
-        let begun = Begun { conn, peer, len, pieces, loans: 1, over: false, failed: None, done, uses };
+        let begun =
+            Begun { conn, peer, len, pieces, loans: 1, over: false, failed: None, read: false, done, uses };
         let key = self.begun.insert(begun);
         if let Some(c) = self.conns.get_mut(conn) {
             (c.window, c.begun) = (0, key);
@@ -126,6 +129,7 @@ impl<U: Upper> Socklnd<U> {
             end,
             held: false,
             failed: None,
+            read: false,
             uses: Uses::default(),
             until,
             whole: begun,
@@ -165,10 +169,18 @@ impl<U: Upper> Socklnd<U> {
     }
 
     /// A part of a message is home.
-    pub(super) fn part_home(&mut self, up: &mut U, cx: &mut Cx, begun: Key, failed: Option<LnetError>) {
+    pub(super) fn part_home(
+        &mut self,
+        up: &mut U,
+        cx: &mut Cx,
+        begun: Key,
+        failed: Option<LnetError>,
+        read: bool,
+    ) {
         if let Some(b) = self.begun.get_mut(begun) {
             b.loans = b.loans.saturating_sub(1);
             b.failed = b.failed.or(failed);
+            b.read |= read;
         }
         self.end_begun(up, cx, begun);
     }
@@ -179,6 +191,9 @@ impl<U: Upper> Socklnd<U> {
             && let Some(b) = self.begun.remove(begun)
         {
             let status = b.failed.map_or(Ok(()), Err);
+            if b.read && status.is_ok() {
+                up.read(&b.done);
+            }
             self.finalize(up, cx, b.peer, b.uses, b.done, status);
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct LendRec<T> {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
+    /// When it is home the peer has read the message.
+    pub(super) read: bool,
     /// Credits and lendings that the message holds, which go back with its end.
     pub(super) uses: Uses,
     /// Time by which it has to be home if it is another node's, in ns; else its set ends.
@@ -35,12 +37,15 @@ impl<U: Upper> Socklnd<U> {
             return;
         };
         if rec.whole != Key::NOWHERE {
-            return self.part_home(up, cx, rec.whole, rec.failed);
+            return self.part_home(up, cx, rec.whole, rec.failed, rec.read);
         }
         if rec.uses.pieces > 0 {
             self.answer_home(cx, rec.peer);
         }
         let status = rec.failed.map_or(Ok(()), Err);
+        if rec.read && status.is_ok() {
+            up.read(&rec.done);
+        }
         self.finalize(up, cx, rec.peer, rec.uses, rec.done, status);
     }
 

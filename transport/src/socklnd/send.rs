@@ -412,7 +412,7 @@ impl<U: Upper> Socklnd<U> {
         let until = if tx.forwarded { cx.now + cx.cfg.timeout() } else { u64::MAX };
         let whole = if tx.begins { self.begun_leaving((key, peer), tx, payload) } else { Key::NOWHERE };
         let (done, uses) = (std::mem::take(&mut tx.done), tx.uses());
-        let (held, failed) = (false, None);
+        let (held, failed, read) = (false, None, version.says_read(false));
         let name = |k| LendId::new(bucket, me, number, k);
         let k = self.lends.insert_with(|k| LendRec {
             name: name(k),
@@ -421,6 +421,7 @@ impl<U: Upper> Socklnd<U> {
             end,
             held,
             failed,
+            read,
             uses,
             until,
             whole,
@@ -439,7 +440,7 @@ impl<U: Upper> Socklnd<U> {
             cx.counters.zc_requested += 1;
             self.peer_by(cx, peer, deadline);
             if let Some(rec) = self.lends.get_mut(k) {
-                rec.held = true;
+                (rec.held, rec.read) = (true, true);
             }
         }
         self.note_lend(key, k);

@@ -56,6 +56,12 @@ impl Version {
         }
     }
 
+    /// Whether the end of a message, which has `asked` for a zero-copy ACK, says that the peer has read it. The TCP of a peer
+    /// acknowledges what it may never read; in versions 1 and 2 there is nothing else to go by.
+    pub(super) fn says_read(self, asked: bool) -> bool {
+        asked || matches!(self, Version::V1 | Version::V2)
+    }
+
     /// Whether a message may ask for a zero-copy ACK, given whether our BULK_OUT is up: that is where V3 kernels
     /// answer without fail (socklnd.md §6.3). On V2 it is how the protocol was meant, and how today's kernels are
     /// brought down (§6.3, last paragraph): only where the configuration says that the peer bears it.

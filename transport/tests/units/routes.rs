@@ -9,7 +9,7 @@ use transport::socklnd::Contact;
 use transport::stream::{Bucket, ShardId};
 use transport::testing::kernel::router::{FORWARDS, Router, STARTING};
 use transport::testing::net::{Cut, SEC};
-use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, ping};
+use transport::wire::{LnetBody, LnetHdr, Nid, ProcessId, Version, ping};
 
 use crate::routed::*;
 
@@ -72,8 +72,29 @@ fn a_long_nid_needs_links_that_can_name_it() {
     let mut w = World::new(&[(config(CLIENT, &["tcp1 10.0.0.11@tcp"]), 1)]);
     w.router(&R1);
     w.run(SEC);
-    assert!(pinged(&mut w, 0, "fd01::1@tcp1").unwrap_err().contains("no route to fd01::1@tcp1 is up"));
+    let e = pinged(&mut w, 0, "fd01::1@tcp1").unwrap_err();
+    assert!(e.contains("by gateways on IPv4") && e.contains("protocol=4"), "{e}");
+    assert!(w.states(0) == "up" && w.routers.list[0].dropped == 0);
     w.at_rest();
+}
+
+/// Where all hops speak version 4 a node with a long NID and one without reach each other, each by the NID that the router has beside it.
+#[test]
+fn a_long_nid_is_told_over_ipv4_in_version_4() {
+    for shards in [1, 4] {
+        let ends = ["fd00::1@tcp", SERVER];
+        let v4 = |nid, routes: &[&str]| Config { version: Some(Version::V4), ..config(nid, routes) };
+        let c = v4(ends[0], &["tcp1 fd00::11@tcp"]);
+        let s = v4(ends[1], &["tcp 10.1.0.11@tcp1"]);
+        let mut w = World::new(&[(c, shards), (s, shards)]);
+        w.router(&["fd00::11@tcp", R1[1]]);
+        w.run(SEC);
+        (0..2).for_each(|n| w.attach(n));
+        all_ways(&mut w, 0, 1, ends[1]);
+        all_ways(&mut w, 1, 0, ends[0]);
+        w.at_rest();
+        assert_eq!(w.count(0, |c| c.drop_no_way_back) + w.count(1, |c| c.drop_no_way_back), 0, "{shards}");
+    }
 }
 
 /// A route is down before its gateway has answered, while that does not forward, and while its NI on the network is down; with the
@@ -239,6 +260,47 @@ fn a_gateway_dies_and_returns() {
         assert_eq!(pinged(&mut w, 0, SERVER), Ok(()));
         w.run(200 * SEC);
         w.at_rest();
+    }
+}
+
+/// A gateway whose connections end is asked at once: one that refuses the next is passed over before the next check would have come,
+/// and one that takes it stays.
+#[test]
+fn a_gateway_whose_connections_end_is_asked_at_once() {
+    for shards in [1, 4] {
+        for refuses in [false, true] {
+            let mut w = World::pair(&[R1, R2], shards);
+            w.run(5 * SEC);
+            assert_eq!(pinged(&mut w, 0, SERVER), Ok(()));
+            let ip = nid(R1[0]).ip().unwrap();
+            let checks = w.count(0, |c| c.router_checks);
+            if refuses {
+                w.net.raw_unlisten(ip);
+            }
+            let of_it = |l: &usize| w.net.addresses(*l).iter().any(|a| a.ip() == ip);
+            let links: Vec<usize> = (0..w.net.links()).filter(of_it).collect();
+            links.into_iter().for_each(|l| w.net.raw_reset(l));
+            w.run(SEC / 4);
+            let asked = w.count(0, |c| c.router_checks) - checks;
+            if refuses {
+                assert_eq!((w.states(0).as_str(), asked), ("down, up", 1), "{shards}");
+                let (by, other) = (w.routers.list[1].forwarded.len(), w.routers.list[0].forwarded.len());
+                for _ in 0..8 {
+                    assert_eq!(pinged(&mut w, 0, SERVER), Ok(()), "{shards}");
+                }
+                assert!(w.routers.list[1].forwarded.len() >= by + 8);
+                assert_eq!(w.routers.list[0].forwarded.len(), other);
+                // It is back after a while, and found before an interval has passed.
+                w.run(5 * SEC);
+                w.net.raw_listen(ip);
+                let hops = w.hops(&R1);
+                w.routers.restart(&mut w.net, 0, &hops);
+                w.run(10 * SEC);
+                assert_eq!(w.states(0), "up, up", "{shards}");
+            } else {
+                assert_eq!((w.states(0).as_str(), asked), ("up, up", 1), "{shards}");
+            }
+        }
     }
 }
 
@@ -470,6 +532,38 @@ fn routes_come_and_go_while_a_node_runs() {
     }
 }
 
+/// A route that is there gets another priority and other hops while messages go by it: none is without a way.
+#[test]
+fn a_route_is_changed_in_place() {
+    for shards in [1, 2] {
+        let both = ["tcp1 10.0.0.11@tcp", "tcp1 10.0.0.12@tcp -1 5"];
+        let server = (config(SERVER, &["tcp 10.1.0.11@tcp1"]), shards);
+        let mut w = World::new(&[(config(CLIENT, &both), shards), server]);
+        w.router(&R1);
+        w.run(SEC);
+        let set = |r: &str| RouteAsk::Set(r.parse().unwrap());
+        let checks = w.count(0, |c| c.router_checks);
+        for (i, r) in
+            ["tcp1 10.0.0.11@tcp -1 9", "tcp1 10.0.0.11@tcp 2", "tcp1 10.0.0.11@tcp 1 3"].iter().enumerate()
+        {
+            w.op(0, 0, ping_op(i as u64, SERVER));
+            assert_eq!(w.route(0, set(r)), Ok(()));
+            assert_eq!(w.states(0), "up, down multi", "at once, {r}");
+            w.op(0, 0, ping_op(10 + i as u64, SERVER));
+            w.run(SEC);
+            let ended = w.events(0);
+            let good = |e: &&Event| matches!(e, Event::Ping { info: Ok(_), .. });
+            assert_eq!((ended.iter().filter(good).count(), ended.len()), (2, 2), "{ended:?}");
+            assert_eq!(w.views(0)[0].route(), r.parse().unwrap(), "at its place");
+        }
+        assert_eq!(w.count(0, |c| c.router_checks), checks, "nobody need ask its gateway again");
+        assert_eq!(w.route(0, set("tcp1 10.0.0.13@tcp")), Err(2), "it is not there");
+        let none = transport::lnd::Route { hop: Some(0), ..w.views(0)[0].route() };
+        assert_eq!(w.route(0, RouteAsk::Set(none)), Err(22), "0 hops");
+        w.at_rest();
+    }
+}
+
 /// Shards hear of a route one after the other; the gateway may have answered before the last of them does.
 #[test]
 fn a_shard_that_hears_of_a_route_late_is_told_of_its_gateway() {
@@ -561,7 +655,8 @@ fn two_nis() -> World {
 fn what_does_not_reach_a_gateway_is_not_sent_to_it_instead() {
     for op in [put(5, SERVER, 64), put(5, SERVER, 70_000), ping_op(5, SERVER)] {
         let mut w = two_nis();
-        // The route is up still, and whoever dials is refused.
+        // The route is up still, since nobody asks, and whoever dials is refused.
+        w.tune(0, "alive_router_check_interval", "0");
         w.net.unplug(nid(R1[0]).ip().unwrap(), Cut::Reset);
         w.run(SEC / 100);
         w.op(0, 0, op);

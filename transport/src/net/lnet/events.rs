@@ -37,6 +37,7 @@ fn refused(why: &OpRefused) -> i32 {
         OpRefused::TooLong(_) | OpRefused::Pieces(_) => errno::EFBIG,
         OpRefused::Target(_)
         | OpRefused::NoRoute(_)
+        | OpRefused::LongNid(_)
         | OpRefused::FromAway { .. }
         | OpRefused::Unprivileged(_) => errno::EHOSTUNREACH,
         OpRefused::ShuttingDown => errno::ESHUTDOWN,

@@ -171,13 +171,15 @@ impl Routers {
 impl Router {
     fn start(&mut self, net: &mut Net, nodes: &[(Nid, usize)]) {
         self.hops.clear();
+        // Between a network of long NIDs and another all hops have to tell them.
+        let long = self.nids.iter().any(|n| n.is_large());
         for (nid, node) in nodes {
             let Some(own) = self.nids.iter().copied().find(|n| n.same_net(*nid)) else { continue };
             let cfg = KernelConfig {
                 nid: own,
                 nids: Vec::new(),
                 peer: Some(*nid),
-                version: if own.is_large() { Version::V4 } else { Version::V3 },
+                version: if long { Version::V4 } else { Version::V3 },
                 conns_per_peer: 1,
                 incarnation: 99 + self.life,
                 discovery: false,
