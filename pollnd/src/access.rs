@@ -8,6 +8,8 @@ use transport::lnet::routes::RouteView;
 use transport::wire::{NetId, Nid};
 
 use crate::args::{NodeArgs, Use, Via};
+use crate::inspect::Request;
+use crate::inspect::account::Ask;
 use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
 use crate::running::Node;
@@ -107,6 +109,16 @@ fn unused(node: &NodeArgs) -> String {
     }
 }
 
+/// Whether the node has a route to the network, up or not; false where it does not say.
+fn has_route(node: &mut Client, net: NetId) -> bool {
+    let (net, mut found) = (net.to_string(), false);
+    let asked = node.try_rows(&Request::Lnet { ask: Ask::Routes {} }, |row| {
+        found |= row["net"] == net;
+        Ok(())
+    });
+    asked.is_ok() && found
+}
+
 /// The one node of this network namespace that has a route to the target's network.
 ///
 /// # Errors
@@ -114,7 +126,7 @@ fn unused(node: &NodeArgs) -> String {
 fn by_its_route(node: &NodeArgs, target: Nid) -> Result<Option<Client>, String> {
     let net = target.net();
     let others = client::here().filter(|(_, r)| r.guests);
-    let mut all: Vec<_> = others.filter_map(|(mut c, r)| c.has_route(net).then_some((c, r))).collect();
+    let mut all: Vec<_> = others.filter_map(|(mut c, r)| has_route(&mut c, net).then_some((c, r))).collect();
     let list = |all: &[(Client, Running)]| {
         all.iter()
             .map(|(_, r)| format!("  --node {}  {}", r.pid, r.nids.join(", ")))

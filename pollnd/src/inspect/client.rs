@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use transport::wire::{NetId, Nid};
+use transport::wire::Nid;
 
-use super::account::Ask;
 use super::{Request, claim, run_dir};
 use crate::{limits, units};
 
@@ -328,13 +327,6 @@ impl Client {
     pub(crate) fn patient(&self) {
         // A time-out that cannot be lifted ends the wait early, with an error that says so.
         let _ = self.out.set_read_timeout(None);
-    }
-
-    /// Whether the node has a route to the network, up or not; false where it does not say.
-    pub(crate) fn has_route(&mut self, net: NetId) -> bool {
-        let (net, mut found) = (net.to_string(), false);
-        let asked = self.rows(&Request::Lnet { ask: Ask::Routes {} }, |row| found |= row["net"] == net);
-        asked.is_ok() && found
     }
 
     /// Waits for each answer as long as is usual.
