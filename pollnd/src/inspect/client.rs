@@ -1,6 +1,6 @@
 //! The asking side: which node, one question, its answers line by line.
 
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -17,6 +17,8 @@ use crate::{limits, units};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same of nodes that are looked for by what they are: one that is stopped is none of them.
 const GLANCE: Duration = Duration::from_secs(5);
+/// Time in which a node that has ended a connection says on another that it runs.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A connection to a node.
 pub(crate) struct Client {
@@ -223,10 +225,26 @@ impl Client {
         format!("the node at {} does not answer: {why}", self.path.display())
     }
 
+    /// The connection has ended without an answer: the node has, or somebody has cut this command off.
+    fn ended(&mut self) -> String {
+        let runs = self.is_answered();
+        self.lost(if runs { "it has ended this connection, and runs: try again" } else { "it has ended" })
+    }
+
+    /// Whether the node answers on another connection. One that is being killed takes it, and does not.
+    fn is_answered(&self) -> bool {
+        let asked = UnixStream::connect(&self.path).and_then(|mut s| {
+            s.set_read_timeout(Some(LAST_WORD))?;
+            s.write_all(b"{\"do\":\"hello\"}\n")?;
+            s.read(&mut [0])
+        });
+        asked.is_ok_and(|n| n > 0)
+    }
+
     /// The text of an error of the socket. A node that is killed before it has read a question resets the connection.
     fn failed(&mut self, e: std::io::Error) -> String {
         match e.kind() {
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.lost("it has ended"),
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended(),
             _ => self.lost(e),
         }
     }
@@ -267,7 +285,7 @@ impl Client {
     pub(super) fn next(&mut self) -> Result<Value, String> {
         let mut line = String::new();
         match self.lines.read_line(&mut line) {
-            Ok(0) => return Err(self.lost("it has ended")),
+            Ok(0) => return Err(self.ended()),
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 return Err(self.lost(self.mute()));
@@ -383,8 +401,18 @@ mod tests {
         let (node, _) = listener.accept().unwrap();
         c.send(&Request::Hello {}).unwrap();
         drop(node);
+        // It takes a connection still, as one does that is being killed.
         let e = c.next().unwrap_err();
-        assert!(c.gone() && e.contains("it has ended"), "{e}");
+        assert!(c.gone() && e.ends_with("it has ended"), "{e}");
+        let runs = std::thread::spawn(move || {
+            let mut s = listener.incoming().nth(1).unwrap().unwrap();
+            s.read(&mut [0]).and_then(|_| s.write_all(b"{}\n")).unwrap();
+        });
+        let e = c.next().unwrap_err();
+        assert!(c.gone() && e.contains("ended this connection, and runs"), "{e}");
+        runs.join().unwrap();
+        let e = c.next().unwrap_err();
+        assert!(c.gone() && e.ends_with("it has ended"), "{e}");
     }
 
     #[test]
