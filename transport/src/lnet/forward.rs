@@ -14,7 +14,7 @@
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
 use super::drops::From;
-use super::guest::Lease;
+use super::guest::{Lease, Returned};
 use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::stuck::PATIENCE;
@@ -171,13 +171,13 @@ impl Lnet {
     #[cold]
     fn stays_here(&mut self, cx: &mut Cx, lease: Lease, why: Stays) {
         count_stay(cx, why);
-        self.homeward.push_back(Lease { dropped: true, ..lease });
+        self.homeward.push_back(Returned { lease, dropped: true });
     }
 
     /// The message has come whole, or will not.
     pub(super) fn forward_here(&mut self, cx: &mut Cx, lease: Lease, stored: Stored, hdr: &LnetHdr) {
         let payload = match (stored.status, stored.data) {
-            (Err(_), _) => return self.homeward.push_back(lease),
+            (Err(_), _) => return self.homeward.push_back(lease.into()),
             (Ok(()), Data::Lent(pieces)) => {
                 cx.counters.forward_copied_bytes += copied(&pieces);
                 Payload::forwarded(pieces)
@@ -193,7 +193,7 @@ impl Lnet {
     pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
         cx.counters.drop_next_hop += 1;
         self.stuck.ended(lease.to.nid);
-        self.homeward.push_back(Lease { dropped: true, ..lease });
+        self.homeward.push_back(Returned { lease, dropped: true });
     }
 
     /// Whether [`Lnet::passes_on`] has something to do.
@@ -205,8 +205,8 @@ impl Lnet {
     /// Goes on with one message, or takes one buffer home; gives whether there was one.
     #[cold]
     pub(super) fn passes_on<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {
-        if let Some(lease) = self.homeward.pop_front() {
-            self.returned(cx, lnds, lease);
+        if let Some(home) = self.homeward.pop_front() {
+            self.returned(cx, lnds, home);
         } else if let Some(passing) = self.passing.pop_front() {
             match passing {
                 Passing::Whole(lease, hdr, payload) => self.pass_to_next(cx, lnds, lease, &hdr, payload),
@@ -223,13 +223,13 @@ impl Lnet {
     }
 
     /// A buffer goes home, to whichever shard the peer lives on by now.
-    pub(super) fn returned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
-        let home = cx.homes.at(lease.bucket);
+    pub(super) fn returned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], back: Returned) {
+        let home = cx.homes.at(back.lease.bucket);
         if home == cx.cfg.shards.me {
-            self.buffer_home(cx, lnds, lease);
+            self.buffer_home(cx, lnds, back);
         } else {
             let boxed = self.spare.pop();
-            self.post(home, Body::Returned(lease, boxed));
+            self.post(home, Body::Returned(back, boxed));
         }
     }
 
@@ -375,7 +375,7 @@ impl Lnet {
         match status {
             Ok(()) => {
                 self.hop_took(cx, hop, &lease);
-                self.homeward.push_back(lease);
+                self.homeward.push_back(lease.into());
             }
             Err(_) => {
                 self.stuck.took_none(lease.to.nid);
