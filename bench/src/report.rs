@@ -150,7 +150,7 @@ pub struct Counts {
     pub linearised: u64,
     /// Frames sent to make a driver let go.
     pub nudges: u64,
-    /// TCP segments sent again.
+    /// TCP segments that stacks of ours sent again.
     pub retransmits: u64,
     /// Zero-copy ACKs asked for, and received.
     pub zc_requested: u64,
@@ -168,7 +168,7 @@ impl Counts {
             self.rx_copied_bytes += e.proto.rx_copied_bytes;
             self.linearised += e.streams.linearised;
             self.nudges += e.streams.nudges;
-            self.retransmits += e.streams.retransmits;
+            self.retransmits += e.streams.retransmits.unwrap_or(0);
             self.zc_requested += e.proto.zc_requested;
             self.zc_acked += e.proto.zc_acked;
         }

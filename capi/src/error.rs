@@ -110,7 +110,7 @@ impl From<OpRefused> for Error {
             OpRefused::Portal(_) | OpRefused::LazyOwn(_) | OpRefused::PortalKind(_) => libc::EINVAL,
             OpRefused::TooLong(_) | OpRefused::Pieces(_) => libc::EMSGSIZE,
             OpRefused::Target(_) | OpRefused::FromAway { .. } => libc::ENETUNREACH,
-            OpRefused::NoRoute(_) => libc::EHOSTUNREACH,
+            OpRefused::NoRoute(_) | OpRefused::LongNid(_) => libc::EHOSTUNREACH,
             OpRefused::From(_) => libc::EADDRNOTAVAIL,
             OpRefused::SelftestGet(_) => libc::EPERM,
             OpRefused::Unprivileged(_) => libc::EACCES,

@@ -8,6 +8,8 @@ use transport::lnet::routes::RouteView;
 use transport::wire::{NetId, Nid};
 
 use crate::args::{NodeArgs, Use, Via};
+use crate::inspect::Request;
+use crate::inspect::account::Ask;
 use crate::inspect::claim::{self, Claim, Holder};
 use crate::inspect::client::{self, Client, Running};
 use crate::running::Node;
@@ -42,29 +44,38 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
     // Before the kernel is asked for a way to what is no machine's address.
     networks::target(node, target)?;
     let first = first_hop(&node.route, target);
+    let bare = node.carrier.is_none() && node.port.is_empty() && node.vdev.is_empty();
+    let scope = claim::scope(node);
+    // A node on a port has no kernel address: who names its NID, and no port, means it.
+    let node_of = |nid: Nid| {
+        let own = nid.to_string();
+        let near = |r: &Running| r.scope == scope || (bare && r.scope.starts_with("port-"));
+        client::running(nid, |r| r.nids.contains(&own) && near(r))
+    };
     node.nid = match via.nid {
         Some(nid) => nid,
-        None => by_route(first, "--nid, or --node for a node that runs")?,
+        None => {
+            let own = by_route(first, "--nid, or --node for a node that runs");
+            let runs = || own.as_ref().is_ok_and(|nid| node_of(*nid).is_some());
+            if bare
+                && node.route.is_empty()
+                && !runs()
+                && let Some(client) = by_its_route(node, target)?
+            {
+                return Ok(Access::Node(client));
+            }
+            own?
+        }
     };
     networks::target(node, target)?;
-    let (nid, scope) = (node.nid, claim::scope(node));
-    let bare = node.carrier.is_none() && node.port.is_empty() && node.vdev.is_empty();
+    let nid = node.nid;
     let end = Instant::now() + COMING;
     loop {
-        // A node on a port has no kernel address: who names its NID, and no port, means it.
-        let fits = |r: &Running| {
-            r.nids.contains(&nid.to_string()) && (r.scope == scope || (bare && r.scope.starts_with("port-")))
-        };
-        if let Some((client, r)) = client::running(nid, fits) {
+        if let Some((client, r)) = node_of(nid) {
             if !r.guests {
                 return Err(Holder { pid: Some(r.pid), command: r.command }.refusal("--nid", nid));
             }
-            let unused: Vec<_> = node.given().filter(|o| o.1 != Use::Finding).map(|o| o.0).collect();
-            let unused = match &unused[..] {
-                [] => String::new(),
-                [one] => format!("; it has settings of its own, {one} is not used"),
-                all => format!("; it has settings of its own, these are not used: {}", all.join(", ")),
-            };
+            let unused = unused(node);
             out::note(format_args!("through the node of {nid} that runs here (process {}){unused}", r.pid));
             return Ok(Access::Node(client));
         }
@@ -84,6 +95,61 @@ pub(crate) fn find(via: &Via, node: &mut NodeArgs, target: Nid, command: &str) -
                 dataplane::clock::pause(Duration::from_millis(50));
             }
             Err(h) => return Err(h.refusal("--nid", nid)),
+        }
+    }
+}
+
+/// Options that a node which runs does not use, in words.
+fn unused(node: &NodeArgs) -> String {
+    let unused: Vec<_> = node.given().filter(|o| o.1 != Use::Finding).map(|o| o.0).collect();
+    match &unused[..] {
+        [] => String::new(),
+        [one] => format!("; it has settings of its own, {one} is not used"),
+        all => format!("; it has settings of its own, these are not used: {}", all.join(", ")),
+    }
+}
+
+/// Whether the node has a route to the network, up or not; false where it does not say.
+fn has_route(node: &mut Client, net: NetId) -> bool {
+    let (net, mut found) = (net.to_string(), false);
+    let asked = node.try_rows(&Request::Lnet { ask: Ask::Routes {} }, |row| {
+        found |= row["net"] == net;
+        Ok(())
+    });
+    asked.is_ok() && found
+}
+
+/// The one node of this network namespace that has a route to the target's network.
+///
+/// # Errors
+/// Several have.
+fn by_its_route(node: &NodeArgs, target: Nid) -> Result<Option<Client>, String> {
+    let net = target.net();
+    let others = client::here().filter(|(_, r)| r.guests);
+    let mut all: Vec<_> = others.filter_map(|(mut c, r)| has_route(&mut c, net).then_some((c, r))).collect();
+    let list = |all: &[(Client, Running)]| {
+        all.iter()
+            .map(|(_, r)| format!("  --node {}  {}", r.pid, r.nids.join(", ")))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    match all.pop() {
+        None => Ok(None),
+        Some((client, r)) if all.is_empty() => {
+            let (pid, nid, unused) = (r.pid, &r.nid, unused(node));
+            out::note(format_args!(
+                "through the node of {nid} that runs here (process {pid}), which has a route to {net}{unused}"
+            ));
+            client.wait_as_usual();
+            Ok(Some(client))
+        }
+        Some(last) => {
+            all.push(last);
+            Err(format!(
+                "{} nodes that run here have a route to {net}: choose one with --node, or give --nid for a node of this process\n{}",
+                all.len(),
+                list(&all)
+            ))
         }
     }
 }

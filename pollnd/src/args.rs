@@ -35,7 +35,7 @@ pub(crate) use self::mend::{DoctorArgs, DriverArg};
 pub(crate) use self::motr::{NetArgs, NetAskArgs, NetBulkArgs, NetNodeArgs, NetPingArgs, NetVerb, XprtArg};
 pub(crate) use self::parse::{parse, value};
 use self::tuned::{Filed, Tuned, tunable, tuned};
-use self::values::{each, ip, nid, number, seconds};
+use self::values::{each, ip, listen_at, nid, number, seconds};
 use crate::bench::BenchArgs;
 
 /// Environment of commands.
@@ -415,7 +415,7 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) no_selftest: bool,
     /// Serve the node's figures for Prometheus at http://ADDRESS:PORT/metrics; anybody who reaches it may read them.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_at)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Go down after so many seconds.
     #[arg(long, value_parser = seconds)]
@@ -450,6 +450,11 @@ mod tests {
             (&["node", "--nid", "10.0.0.1@tcp", "--route", "tcp1 10.0.0.9@tcp 0"], "1 to 255"),
             (&["node", "--nid", "10.0.0.1@tcp", "--peer-nids", "10.0.0.2@tcp mr"], "NID[,NID...]"),
             (&["node", "--nid", "10.0.0.1@tcp", "--fault", "drop source=* dest=*"], "drop rate or interval"),
+            (
+                &["node", "--nid", "10.0.0.1@tcp", "--metrics", "9988"],
+                "such as 127.0.0.1:9988, or 0.0.0.0:9988",
+            ),
+            (&["node", "--nid", "10.0.0.1@tcp", "--metrics", "nine"], "such as 127.0.0.1:9988"),
             (&["tunables", "--defaults", "--node", "7"], "--node"),
             (&["connections", "10.0.0.300"], "10.0.0.300"),
             (&["connections", "listening"], "neither a peer"),

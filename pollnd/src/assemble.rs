@@ -14,6 +14,7 @@ use transport::wire::netsock::Addr;
 use crate::args::{CarrierArg, NodeArgs};
 #[cfg(feature = "dpdk")]
 use crate::dpdk::start as start_dpdk;
+use crate::inspect::client::{self, Running};
 use crate::running::{Instead, MakeApp, MakeParts, Node, Role, Setup, Started, only_at};
 use crate::{cpus, iface, limits, networks, settings, signals};
 
@@ -96,7 +97,14 @@ fn start_sockets(
     if let Some(at) = instead {
         node = only_at(node, at);
     }
-    match node.probe() {
+    let probed = node.probe();
+    if let Err(BuildError::Sock(e)) = &probed
+        && instead.is_none()
+        && let Some(other) = holder(e)
+    {
+        return Err(format!("{e}; {} has that address: {}", other.named(), remedy(role, other.pid)));
+    }
+    match probed {
         probed if instead.is_some() => probed.map_err(|e| e.to_string())?,
         // The listener there may be a node of this very NID, the kernel's or another user's: see field report 16.
         Err(BuildError::Sock(e)) if in_use(&e) && role != Role::Server => {
@@ -118,6 +126,25 @@ fn start_sockets(
     };
     let node = node.start_with(control.clone(), make).map_err(|e| e.to_string())?;
     Ok((Node::new(vec![node.into_thread()], control, describe, None), front))
+}
+
+/// The node of this network namespace that listens where another program does, if it is one that tells of itself.
+fn holder(e: &SockError) -> Option<Running> {
+    match e {
+        SockError::Listen { addr, .. } if in_use(e) => client::at_address(addr.ip()),
+        _ => None,
+    }
+}
+
+/// A remedy for the node that wants the address of process `pid`.
+fn remedy(role: Role, pid: u32) -> String {
+    match role {
+        Role::Server => "end it, or give another address of this machine".to_owned(),
+        Role::Dialler(_) => format!(
+            "go through it with --node {pid} (a route to another network: `pollnd lnetctl --node {pid} route add`), or give --nid \
+             another address of this machine"
+        ),
+    }
 }
 
 fn in_use(e: &SockError) -> bool {

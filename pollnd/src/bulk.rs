@@ -59,15 +59,16 @@ fn say(job: &Job, m: &Moved, whose: Whose) -> Result<(), String> {
         Whose::Own => ("here", "pollnd"),
         Whose::Running => ("of the node", "the node"),
     };
+    let resent =
+        m.retransmits.map(|n| format!("; {}", units::many(n, "TCP retransmission"))).unwrap_or_default();
     out::line(format_args!(
-        "{what} in {}: {}, {}; {:.2} CPU-seconds {here}; copied by {by}: {} B sent, {} B received; {}",
+        "{what} in {}: {}, {}; {:.2} CPU-seconds {here}; copied by {by}: {} B sent, {} B received{resent}",
         units::time(m.wall_s),
         units::rate(m.bytes, m.wall_s),
         units::per_second(m.messages, m.wall_s),
         m.cpu_s,
         m.tx_copied_bytes,
         m.rx_copied_bytes,
-        units::many(m.retransmits, "TCP retransmission")
     ))
 }
 
@@ -164,7 +165,7 @@ fn own(job: &Job, a: &BulkArgs, setup: Setup) -> Ended {
     let moved = Moved {
         tx_copied_bytes: ends.iter().map(|e| e.streams.tx_copied_bytes).sum(),
         rx_copied_bytes: ends.iter().map(|e| e.proto.rx_copied_bytes).sum(),
-        retransmits: ends.iter().map(|e| e.streams.retransmits).sum(),
+        retransmits: ends.iter().filter_map(|e| e.streams.retransmits).reduce(|a, b| a + b),
         clean: Some(down.is_ok() && ends.iter().all(|e| e.clean)),
         ..so_far
     };

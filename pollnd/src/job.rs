@@ -93,8 +93,9 @@ pub(crate) struct Moved {
     pub(crate) tx_copied_bytes: u64,
     /// Payload that it copied on receiving.
     pub(crate) rx_copied_bytes: u64,
-    /// Segments that its TCP sent again.
-    pub(crate) retransmits: u64,
+    /// Segments that its TCP sent again; not known of a kernel's.
+    #[serde(default)]
+    pub(crate) retransmits: Option<u64>,
     /// Whether the node went down in order; not known of one that goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) clean: Option<bool>,

@@ -1,6 +1,8 @@
 //! `--metrics`: a node's figures for Prometheus, over HTTP. Names are those of `pollnd stats` and of DPDK's telemetry, with
 //! `pollnd_` before them.
 
+mod lnet;
+
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -109,7 +111,8 @@ impl Node {
             e.encode_descriptor(name, &help, None, MetricType::Gauge)?
                 .encode_gauge(&i64::try_from(n).unwrap_or(i64::MAX))?;
         }
-        nis(e, &answered)
+        nis(e, &answered)?;
+        lnet::nis(e, &answered)
     }
 
     fn peers(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -118,21 +121,26 @@ impl Node {
         let _ = self.front.peers(None, |p| {
             all += 1;
             if rows.len() < PEERS {
-                rows.push((p.id.to_string(), p.conns, !matches!(p.contact, Contact::Idle | Contact::Routed)));
+                let dialled = !matches!(p.contact, Contact::Idle | Contact::Routed);
+                let figures = [p.conns, dialled.into(), p.credits_used, p.queued];
+                rows.push((p.id.to_string(), figures));
             }
             true
         });
         e.encode_descriptor("peers", "Peers that are remembered", None, MetricType::Gauge)?
             .encode_gauge(&all)?;
-        let help = "Connections with the peer that passed the HELLO; of the first 1000 peers";
-        let mut m = e.encode_descriptor("peer_connections", help, None, MetricType::Gauge)?;
-        for (peer, conns, _) in &rows {
-            m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(*conns))?;
-        }
-        let help = "Whether the peer is being dialled, or greeted; of the first 1000 peers";
-        let mut m = e.encode_descriptor("peer_dialled", help, None, MetricType::Gauge)?;
-        for (peer, _, dialled) in &rows {
-            m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(*dialled))?;
+        let names = [
+            ("peer_connections", "Connections with the peer that passed the HELLO"),
+            ("peer_dialled", "Whether the peer is being dialled, or greeted"),
+            ("peer_credits_used", "Messages to the peer that hold a credit"),
+            ("peer_queued", "Messages to the peer that wait for a credit, or for a connection"),
+        ];
+        for (i, (name, help)) in names.into_iter().enumerate() {
+            let help = format!("{help}; of the first {PEERS} peers");
+            let mut m = e.encode_descriptor(name, &help, None, MetricType::Gauge)?;
+            for (peer, figures) in &rows {
+                m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(figures[i]))?;
+            }
         }
         Ok(())
     }
@@ -150,7 +158,8 @@ impl Collector for Node {
             m.encode_info(&[("nid", nid.as_str()), ("carrier", self.carrier.as_str())])?;
         }
         self.lcores(&mut e)?;
-        self.peers(&mut e)
+        self.peers(&mut e)?;
+        lnet::encode(&mut e, &self.front)
     }
 }
 

@@ -90,7 +90,7 @@ impl Other {
         match why {
             Some(w) => format!("{what} {nid} cannot be reached: {}", reason(w)),
             None if gateway && !up => {
-                format!("the route by {what} {nid} is down: `pollnd lnetctl ping {nid}` asks it")
+                format!("the route by {what} {nid} is down: `pollnd ping {nid}` asks it")
             }
             None if !up => format!("{what} {nid} is down, as its node says: is its link up there?"),
             None => format!(
@@ -288,7 +288,7 @@ mod tests {
             ),
             (
                 Other { gateway: true, up: false, ..good },
-                "the route by its gateway 10.0.1.2@tcp1 is down: `pollnd lnetctl ping 10.0.1.2@tcp1` asks it",
+                "the route by its gateway 10.0.1.2@tcp1 is down: `pollnd ping 10.0.1.2@tcp1` asks it",
             ),
         ] {
             assert!(other.fails() && other.text().starts_with(want), "{}", other.text());

@@ -41,7 +41,12 @@ fn report_16_commands_of_its_nid_go_through_a_running_node() {
             (Some(messages), Some(0)),
             "{command} {size}: {v}"
         );
+        // A kernel's TCP sends again without telling.
+        assert!(v.get("retransmits").is_some_and(serde_json::Value::is_null), "{v}");
     }
+    let stats = run(&["stats", "--node", &pid, "--json"]).good().json();
+    let counters = &stats["lcores"][0]["counters"];
+    assert!(counters["conns"].as_u64() > Some(0) && counters["retransmits"].is_null(), "{stats}");
     // The peer's omissions are told as they are to a node of its own.
     let nobody = nid(own_ip());
     run(&["get", &nobody, "--node", &pid]).failed(1, &["GET from", &nobody, "TCP RST", "0 of 1024 messages"]);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::builder::StyledStr;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory, Error, FromArgMatches};
 use transport::wire::Brief;
 
@@ -26,8 +26,9 @@ pub(crate) fn parse<I: IntoIterator<Item = T>, T: Into<OsString> + Clone>(args: 
     let (args, words) = super::lst::split(args.into_iter().map(Into::into).collect());
     let mut c = command();
     let parsed = c.try_get_matches_from_mut(args);
-    let mut cli =
-        parsed.and_then(|m| Cli::from_arg_matches(&m)).map_err(|e| brief(without_eal(e.format(&mut c))))?;
+    let mut cli = parsed
+        .and_then(|m| Cli::from_arg_matches(&m))
+        .map_err(|e| brief(or_a_file(without_eal(e)).format(&mut c)))?;
     if let super::Command::Selftest(a) = &mut cli.command {
         a.words = words;
     }
@@ -75,6 +76,22 @@ fn brief(mut e: Error) -> Error {
     e
 }
 
+/// Names `--config` beside the `--nid` that a node misses.
+fn or_a_file(mut e: Error) -> Error {
+    let Some(ContextValue::Strings(missing)) = e.get(ContextKind::InvalidArg) else { return e };
+    let usage = e.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    if e.kind() == ErrorKind::MissingRequiredArgument
+        && missing.iter().any(|m| m.starts_with("--nid"))
+        && usage.contains("pollnd node")
+    {
+        let tip = StyledStr::from(
+            "or '--config FILE', which names NIs: such as pollnd node --config /etc/lnet.conf",
+        );
+        e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    e
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +121,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_without_a_nid_is_told_of_files() {
+        let e = parse(["pollnd", "node"]).unwrap_err().to_string();
+        assert!(e.contains("--nid <NID>") && e.contains("'--config FILE'"), "{e}");
+        let e = parse(["pollnd", "net", "node"]).unwrap_err().to_string();
+        assert!(!e.contains("--config"), "{e}");
     }
 
     /// Field report 21.

@@ -1,6 +1,6 @@
 //! Values of options: numbers in their ranges, sizes, times, addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -49,6 +49,14 @@ pub(crate) fn each<T>(
 /// An IP address.
 pub(crate) fn ip(s: &str) -> Result<IpAddr, String> {
     s.parse().map_err(|_| "it is no IP address, such as 10.0.0.254 or fd00::1".to_owned())
+}
+
+/// An address to listen at.
+pub(crate) fn listen_at(s: &str) -> Result<SocketAddr, String> {
+    s.parse().map_err(|_| {
+        let port = s.parse().unwrap_or(9988_u16);
+        format!("it takes an address of this machine and a port, such as 127.0.0.1:{port}, or 0.0.0.0:{port} for all")
+    })
 }
 
 /// Seconds of a wait or a measurement.

@@ -6,18 +6,19 @@ use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use transport::lnd::Config;
 use transport::lnd::route::RouteParseError;
-use transport::lnd::{ByType, Config, Moved};
-use transport::lnet::figures::{Dropped, NiFigures, PeerFigures, Span, Spans};
+use transport::lnet::figures::NiFigures;
 use transport::lnet::routes::{RouteAsk, RouteView};
-use transport::lnet::{BEST, Cause, Causes};
+use transport::lnet::{BEST, Cause};
 use transport::node::inspect::Inspection;
-use transport::wire::{Nid, NidParseError, ping};
+use transport::wire::{Nid, NidParseError};
 
 use super::failure::Failure;
-use super::ni_facts::{interface, seconds, tunable};
+use super::ni_facts::{NO_UDSP, caused, interface, seconds, statistics, tunable};
 use super::ni_orders::{self, NetOrder};
 use super::peer_orders;
+use super::peer_shown::peers;
 use super::router_buffers as router;
 use super::set_orders::{self, SetOrder};
 use super::shared::{Shared, say};
@@ -27,10 +28,7 @@ use crate::config::keys::Part;
 use crate::config::reload::Live;
 use crate::iface;
 use crate::lnetctl::routed::RouteShown;
-use crate::lnetctl::shown::{
-    Global, LndTunables, LocalNi, Messages, Net, NiHealth, NiTunables, NidCpt, NodeStats, Peer, PeerHealth,
-    PeerNi, Statistics, UdspInfo, state,
-};
+use crate::lnetctl::shown::{Global, LndTunables, LocalNi, Net, NiHealth, NiTunables, NidCpt, NodeStats};
 
 /// Questions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -100,49 +98,6 @@ pub(crate) enum Ask {
     Global {},
 }
 
-/// A NID of which nothing is kept has had no failure.
-const HEALTHY: PeerHealth = PeerHealth {
-    value: BEST as u64,
-    dropped: 0,
-    timeout: 0,
-    error: 0,
-    network_timeout: 0,
-    ping_count: 0,
-    next_ping: 0,
-};
-/// No policy says anything.
-const NO_UDSP: UdspInfo = UdspInfo { net_priority: -1, nid_priority: -1 };
-
-impl From<ByType> for Messages {
-    fn from(b: ByType) -> Messages {
-        Messages { put: b.put, get: b.get, reply: b.reply, ack: b.ack, hello: 0 }
-    }
-}
-
-impl Statistics {
-    fn of(moved: &Moved, dropped: &Dropped, spans: &Spans) -> Statistics {
-        let times = |s: &Span| (s.samples, s.min_ns, s.max_ns, s.mean_ns());
-        let (left, got, acked) = (times(&spans.put_egress), times(&spans.get_rtt), times(&spans.put_ack));
-        Statistics {
-            send_count: moved.sent.all(),
-            recv_count: moved.received.all(),
-            drop_count: dropped.messages.all(),
-            put_egress_samples: left.0,
-            put_egress_min_nsec: left.1,
-            put_egress_max_nsec: left.2,
-            put_egress_avg_nsec: left.3,
-            get_rtt_samples: got.0,
-            get_rtt_min_nsec: got.1,
-            get_rtt_max_nsec: got.2,
-            get_rtt_avg_nsec: got.3,
-            put_ack_samples: acked.0,
-            put_ack_min_nsec: acked.1,
-            put_ack_max_nsec: acked.2,
-            put_ack_avg_nsec: acked.3,
-        }
-    }
-}
-
 /// Figures of NIs over all lcores, and what the lcores say besides.
 struct Sum {
     nis: Vec<NiFigures>,
@@ -192,30 +147,6 @@ fn ni_health(f: &NiFigures) -> NiHealth {
     }
 }
 
-fn caused(causes: &Causes, cause: Cause) -> u64 {
-    causes.get(cause as usize).copied().unwrap_or(0)
-}
-
-/// State of peers' NIDs. Times are those of the node's clock, in s, as kernels have them since they were booted.
-fn well(front: &Inspection) -> Result<HashMap<Nid, Seen>, String> {
-    let (mut all, now) = (HashMap::new(), front.now());
-    let asked = front.peer_nis(|v| {
-        let of = |cause| caused(&v.causes, cause);
-        let health = PeerHealth {
-            value: v.health.into(),
-            dropped: of(Cause::RemoteDropped),
-            timeout: of(Cause::RemoteTimeout),
-            error: of(Cause::RemoteError),
-            network_timeout: of(Cause::NetworkTimeout),
-            ping_count: v.ping_count.into(),
-            next_ping: if v.next_ping == 0 { 0 } else { (now + v.next_ping) / 1_000_000_000 },
-        };
-        all.insert(v.nid, Seen { health, up: v.up && v.health == BEST });
-        true
-    });
-    asked.map(|()| all).map_err(|e| e.to_string())
-}
-
 /// NIDs that are being recovered, of peers or of this node.
 fn recovering(front: &Inspection, peers: bool) -> Result<Vec<Nid>, String> {
     if !peers {
@@ -247,7 +178,7 @@ fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
         nid: Some(f.nid.to_string()),
         status: Some(if f.health.fatal || f.silent { "down" } else { "up" }.into()),
         interfaces: interface.map(|i| [("0".to_owned(), i)].into()),
-        statistics: Some(Statistics::of(&f.moved, &f.dropped, &f.spans)),
+        statistics: Some(statistics(&f.moved, &f.dropped, &f.spans)),
         udsp: Some(NO_UDSP),
         sent_stats: Some(f.moved.sent.into()),
         received_stats: Some(f.moved.received.into()),
@@ -297,157 +228,6 @@ fn kept(mut all: Vec<Net>) -> Vec<Net> {
         ni.backup(own.is_none() || own == by_interface);
     }
     all
-}
-
-/// The NIs of one peer, as far as they are known.
-#[derive(Default)]
-struct Known {
-    features: u32,
-    told: bool,
-    nis: Vec<PeerFigures>,
-    /// It is by hand, and Multi-Rail or not.
-    by_hand: Option<bool>,
-    /// NIDs that it told of, or that it has by hand.
-    nids: Vec<Nid>,
-}
-
-impl Known {
-    fn add(&mut self, f: &PeerFigures) {
-        self.features |= f.features;
-        self.told |= f.told;
-        if !f.nids.is_empty() {
-            self.nids = f.nids.to_vec();
-        }
-        match self.nis.iter_mut().find(|n| n.id.nid == f.id.nid) {
-            // The same NID by another NI of ours, or under another process id.
-            Some(n) => {
-                n.moved += f.moved;
-                n.dropped += f.dropped;
-                n.spans += f.spans;
-                n.credits_used += f.credits_used;
-                n.waiting += f.waiting;
-                n.waiting_bytes += f.waiting_bytes;
-                n.most = n.most.max(f.most);
-                n.buffers += f.buffers;
-                n.buffers_most = n.buffers_most.max(f.buffers_most);
-            }
-            None => self.nis.push(f.clone()),
-        }
-    }
-
-    fn shown(&self, primary: Nid, credits: i64, known: &About) -> Peer {
-        let multi_rail = self.by_hand.unwrap_or(self.features & ping::FEAT_MULTI_RAIL != 0);
-        let bits = [
-            (multi_rail, state::MULTI_RAIL),
-            (self.by_hand.is_some(), state::CONFIGURED),
-            (self.features != 0, state::DISCOVERED),
-            (self.features != 0 && self.told, state::UP_TO_DATE),
-        ];
-        let used = self.nis.iter().map(|f| f.id.nid);
-        let unused = self.nids.iter().copied().filter(|n| !self.nis.iter().any(|f| f.id.nid == *n));
-        let mut nids: Vec<Nid> = used.chain(unused).collect();
-        // The order of its own list, where it told one.
-        nids.sort_by_key(|n| self.nids.iter().position(|k| k == n));
-        let ni = |nid: Nid| peer_ni(nid, self.nis.iter().find(|f| f.id.nid == nid), credits, known);
-        Peer {
-            primary: primary.to_string(),
-            multi_rail,
-            state: Some(bits.iter().filter(|b| b.0).map(|b| b.1).sum()),
-            nis: nids.into_iter().map(ni).collect(),
-        }
-    }
-}
-
-/// A peer's NID.
-struct Seen {
-    health: PeerHealth,
-    /// It is up as far as it says, and at its best: a router takes it for alive.
-    up: bool,
-}
-
-/// State of peers' NIDs, and routes by them.
-#[derive(Default)]
-struct About {
-    seen: HashMap<Nid, Seen>,
-    /// This node routes: it tells who is alive.
-    routes: bool,
-    /// Gateways of ours, and whether a route by them is up.
-    gateways: HashMap<Nid, bool>,
-    /// Router buffers that a peer may hold.
-    buffers: i64,
-}
-
-impl About {
-    /// The state of a peer's NI: of others than gateways nobody looks, unless the node routes.
-    fn state(&self, nid: Nid) -> &'static str {
-        let alive = self.gateways.get(&nid).copied();
-        let alive = alive.or(self.routes.then(|| self.seen.get(&nid).is_none_or(|s| s.up)));
-        alive.map_or("NA", |up| if up { "up" } else { "down" })
-    }
-}
-
-fn peer_ni(nid: Nid, f: Option<&PeerFigures>, credits: i64, known: &About) -> PeerNi {
-    // One behind a router has no credits of its own.
-    let (credits, buffers) = if f.is_some_and(|f| f.routed) { (0, 0) } else { (credits, known.buffers) };
-    let of = |get: fn(&PeerFigures) -> u32| i64::from(f.map_or(0, get));
-    let (used, waiting, most) = (of(|f| f.credits_used), of(|f| f.waiting), of(|f| f.most));
-    let (moved, dropped, spans) = f.map(|f| (f.moved, f.dropped, f.spans)).unwrap_or_default();
-    PeerNi {
-        nid: nid.to_string(),
-        udsp: Some(NO_UDSP),
-        state: Some(known.state(nid).into()),
-        max_ni_tx_credits: Some(credits),
-        available_tx_credits: Some(credits - used - waiting),
-        min_tx_credits: Some(credits - most),
-        tx_q_num_of_buf: Some(i64::try_from(f.map_or(0, |f| f.waiting_bytes)).unwrap_or(i64::MAX)),
-        available_rtr_credits: Some(buffers - of(|f| f.buffers)),
-        min_rtr_credits: Some(buffers - of(|f| f.buffers_most)),
-        refcount: Some(1 + used + waiting),
-        statistics: Some(Statistics::of(&moved, &dropped, &spans)),
-        sent_stats: Some(moved.sent.into()),
-        received_stats: Some(moved.received.into()),
-        dropped_stats: Some(dropped.messages.into()),
-        health: Some(known.seen.get(&nid).map_or(HEALTHY, |s| s.health)),
-    }
-}
-
-/// Peers by their primary NIDs, in the order in which they are found.
-fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, String> {
-    let cfg = front.config(0).map_err(|e| e.to_string())?;
-    let (mut all, mut at): (Vec<(Nid, Known)>, HashMap<Nid, usize>) = Default::default();
-    let asked = front.peer_figures(|f| {
-        if only.is_none_or(|o| o == f.id.nid || f.nids.contains(&o)) {
-            let primary = f.nids.first().copied().unwrap_or(f.id.nid);
-            let place = *at.entry(primary).or_insert_with(|| {
-                all.push((primary, Known::default()));
-                all.len() - 1
-            });
-            if let Some((_, known)) = all.get_mut(place) {
-                known.add(f);
-            }
-        }
-        true
-    });
-    asked.map_err(|e| e.to_string())?;
-    for hand in front.by_hand(None).map_err(|e| e.to_string())?.1 {
-        let Some(primary) = hand.primary().filter(|_| only.is_none_or(|o| hand.nids.contains(&o))) else {
-            continue;
-        };
-        let place = *at.entry(primary).or_insert_with(|| {
-            all.push((primary, Known::default()));
-            all.len() - 1
-        });
-        if let Some((_, known)) = all.get_mut(place) {
-            (known.by_hand, known.nids) = (Some(hand.multi_rail), hand.nids);
-        }
-    }
-    let (credits, routes) = (cfg.peer_credits.into(), router::shown(front)?.is_some());
-    let buffers = cfg.peer_router_credits().into();
-    let mut about = About { seen: well(front)?, routes, buffers, gateways: HashMap::new() };
-    for r in front.routes(None).map_err(|e| e.to_string())?.1 {
-        *about.gateways.entry(r.gateway).or_default() |= r.up;
-    }
-    Ok(all.iter().map(|(primary, known)| known.shown(*primary, credits, &about)).collect())
 }
 
 fn stats(front: &Inspection) -> Result<NodeStats, String> {
@@ -602,57 +382,5 @@ mod tests {
         let text = include_str!("../../../testdata/texts/lnetctl/global-show.yaml");
         let shown = crate::lnetctl::shown::GlobalShow { global: global(&Config::new(Nid::LO, 0)) };
         assert_eq!(crate::lnetctl::layout::OLD.text(&shown).unwrap(), text);
-    }
-
-    #[test]
-    fn nids_of_one_peer_are_one_peer() {
-        let nid = |n: u8| Nid::tcp([10, 0, 0, n].into(), 0);
-        let figures = |n: u8, nids: &[Nid], put: u64| PeerFigures {
-            id: transport::wire::ProcessId::lustre(nid(n)),
-            nids: nids.iter().copied().collect(),
-            routed: false,
-            features: if nids.is_empty() { 0 } else { 0x1e },
-            told: true,
-            moved: Moved { sent: ByType { put, ..ByType::default() }, ..Moved::default() },
-            dropped: Dropped::default(),
-            spans: Spans::default(),
-            credits_used: 2,
-            waiting: 1,
-            waiting_bytes: 100,
-            most: 5,
-            buffers: 3,
-            buffers_most: 10,
-        };
-        let mut known = Known::default();
-        let nids = [nid(2), nid(3), nid(4)];
-        known.add(&figures(3, &nids, 5));
-        known.add(&figures(2, &nids, 7));
-        known.add(&figures(3, &nids, 1));
-        let ill = PeerHealth { value: 600, ping_count: 3, ..HEALTHY };
-        let seen = [(nid(3), Seen { health: ill, up: false })].into();
-        let mut about = About { seen, routes: false, gateways: [(nid(2), true)].into(), buffers: 9 };
-        let p = known.shown(nid(2), 8, &about);
-        assert_eq!([0, 1].map(|at: usize| p.nis[at].health), [Some(HEALTHY), Some(ill)]);
-        assert_eq!((&*p.primary, p.multi_rail, p.state), ("10.0.0.2@tcp", true, Some(273)));
-        let shown: Vec<_> = p.nis.iter().map(|n| (&*n.nid, n.sent_stats.unwrap().put)).collect();
-        assert_eq!(shown, [("10.0.0.2@tcp", 7), ("10.0.0.3@tcp", 6), ("10.0.0.4@tcp", 0)]);
-        let n = &p.nis[0];
-        assert_eq!(
-            (n.max_ni_tx_credits, n.available_tx_credits, n.min_tx_credits),
-            (Some(8), Some(5), Some(3))
-        );
-        assert_eq!((n.tx_q_num_of_buf, n.refcount, n.state.as_deref()), (Some(100), Some(4), Some("up")));
-        // Those that wait are missing, as on a kernel.
-        assert_eq!((n.available_rtr_credits, n.min_rtr_credits), (Some(6), Some(-1)));
-        // Whoever routes tells who is alive, as a kernel does: one that was never seen to fail is.
-        let states = |about: &About| [2, 3, 4].map(|n| about.state(nid(n)));
-        assert_eq!(states(&about), ["up", "NA", "NA"]);
-        about.routes = true;
-        assert_eq!(states(&about), ["up", "down", "up"]);
-        // One that has not been asked.
-        let mut known = Known::default();
-        known.add(&figures(5, &[], 1));
-        let p = known.shown(nid(5), 8, &About::default());
-        assert_eq!((p.multi_rail, p.state, p.nis.len()), (false, Some(0), 1));
     }
 }

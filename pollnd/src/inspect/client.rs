@@ -1,7 +1,7 @@
 //! The asking side: which node, one question, its answers line by line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ use crate::{limits, units};
 
 /// Longest time of a node for one line. Its lcores have a second each.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same of nodes that are looked for by what they are: one that is stopped is none of them.
+const GLANCE: Duration = Duration::from_secs(5);
 /// Time in which a node that has ended a connection says on another that it runs.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -140,6 +142,29 @@ pub(crate) fn running(nid: Nid, fits: impl Fn(&Running) -> bool) -> Option<(Clie
     let mut asked =
         others.filter_map(|(dir, pid)| ask_who(Client::connect(dir.join(format!("{pid}.sock"))).ok()?).ok());
     asked.find(|(_, r)| fits(r))
+}
+
+/// Nodes of this network namespace that are not this process, as they tell of themselves. They have 5 s for each answer.
+pub(crate) fn here() -> impl Iterator<Item = (Client, Running)> {
+    let others = run_dir::all().into_iter().filter(|(pid, _)| *pid != std::process::id() && is_here(*pid));
+    others.filter_map(|(_, path)| {
+        let c = Client::connect(path).ok()?;
+        c.wait_for(GLANCE);
+        ask_who(c).ok()
+    })
+}
+
+/// The node of this network namespace that has an NI at the address.
+pub(crate) fn at_address(ip: IpAddr) -> Option<Running> {
+    let at = |n: &String| n.parse::<Nid>().is_ok_and(|n| n.ip() == Some(ip));
+    here().map(|(_, r)| r).find(|r| r.nids.iter().any(at))
+}
+
+impl Running {
+    /// It in words: its command, a NID and its process.
+    pub(crate) fn named(&self) -> String {
+        format!("`pollnd {}` of {} (process {})", self.command, self.nid, self.pid)
+    }
 }
 
 fn listed<'a>(nodes: impl Iterator<Item = &'a (u32, PathBuf)>) -> String {
@@ -322,6 +347,11 @@ impl Client {
         let _ = self.out.set_read_timeout(None);
     }
 
+    /// Waits for each answer as long as is usual.
+    pub(crate) fn wait_as_usual(&self) {
+        self.wait_for(PATIENCE);
+    }
+
     /// Waits for each answer so long.
     pub(crate) fn wait_for(&self, patience: Duration) {
         let _ = self.out.set_read_timeout(Some(patience));
@@ -383,6 +413,18 @@ mod tests {
         runs.join().unwrap();
         let e = c.next().unwrap_err();
         assert!(c.gone() && e.ends_with("it has ended"), "{e}");
+    }
+
+    #[test]
+    fn a_node_that_cuts_a_command_off_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("7.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut c = Client::connect(path).unwrap();
+        let (mut node, _) = listener.accept().unwrap();
+        node.write_all(b"{\"error\":\"many others ask it\",\"over\":true}\n").unwrap();
+        let e = c.next().unwrap_err();
+        assert!(c.gone() && e.contains("many others ask it"), "{e}");
     }
 
     /// Serde's words for a question that it does not know.

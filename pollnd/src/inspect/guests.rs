@@ -110,11 +110,9 @@ fn counts(front: &Inspection) -> BTreeMap<&'static str, u64> {
     let mut sum = BTreeMap::new();
     for lcore in 0..front.lcores() {
         let Ok(c) = front.counts(lcore) else { continue };
-        for (k, v) in [
-            ("tx_copied_bytes", c.streams.tx_copied_bytes),
-            ("rx_copied_bytes", c.proto.rx_copied_bytes),
-            ("retransmits", c.streams.retransmits),
-        ] {
+        let copied =
+            [("tx_copied_bytes", c.streams.tx_copied_bytes), ("rx_copied_bytes", c.proto.rx_copied_bytes)];
+        for (k, v) in copied.into_iter().chain(c.streams.retransmits.map(|n| ("retransmits", n))) {
             *sum.entry(k).or_insert(0) += v;
         }
     }
@@ -223,11 +221,12 @@ pub(super) fn bulk(s: &mut UnixStream, shared: &Shared, job: &Job) -> io::Result
     drop(handle);
     drop(taken);
     let after = counts(&shared.front);
-    let of = |k: &str| after.get(k).unwrap_or(&0) - before.get(k).unwrap_or(&0);
+    let grown = |k: &str| after.get(k).map(|n| n.saturating_sub(before.get(k).copied().unwrap_or(0)));
+    let of = |k: &str| grown(k).unwrap_or(0);
     let moved = Moved {
         tx_copied_bytes: of("tx_copied_bytes"),
         rx_copied_bytes: of("rx_copied_bytes"),
-        retransmits: of("retransmits"),
+        retransmits: grown("retransmits"),
         ..so_far
     };
     match (broken, outcome) {

@@ -1,11 +1,14 @@
-//! Facts about an NI of a node, as lnetctl shows them: its interface, and settings.
+//! Facts about an NI of a node or of a peer, as lnetctl shows them: its interface, settings, messages.
 
-use transport::lnd::Config;
 use transport::lnd::tunables::Tunable;
+use transport::lnd::{ByType, Config, Moved};
+use transport::lnet::figures::{Dropped, Span, Spans};
+use transport::lnet::{Cause, Causes};
 use transport::wire::Nid;
 
 use crate::args::NodeArgs;
 use crate::config::keys::{self, Means, Part, negated};
+use crate::lnetctl::shown::{Messages, Statistics, UdspInfo};
 use crate::{iface, networks};
 
 /// The interface of an NI: the kernel's with its address, or its port.
@@ -46,4 +49,41 @@ pub(super) fn tunable(cfg: &Config, part: Part, name: &str) -> i64 {
         Some((k, Means::Only(..))) => number(k.default().parse().ok()),
         _ => 0,
     }
+}
+
+/// No policy says anything.
+pub(super) const NO_UDSP: UdspInfo = UdspInfo { net_priority: -1, nid_priority: -1 };
+
+impl From<ByType> for Messages {
+    fn from(b: ByType) -> Messages {
+        Messages { put: b.put, get: b.get, reply: b.reply, ack: b.ack, hello: 0 }
+    }
+}
+
+/// Messages and times, as lnetctl has them.
+pub(super) fn statistics(moved: &Moved, dropped: &Dropped, spans: &Spans) -> Statistics {
+    let times = |s: &Span| (s.samples, s.min_ns, s.max_ns, s.mean_ns());
+    let (left, got, acked) = (times(&spans.put_egress), times(&spans.get_rtt), times(&spans.put_ack));
+    Statistics {
+        send_count: moved.sent.all(),
+        recv_count: moved.received.all(),
+        drop_count: dropped.messages.all(),
+        put_egress_samples: left.0,
+        put_egress_min_nsec: left.1,
+        put_egress_max_nsec: left.2,
+        put_egress_avg_nsec: left.3,
+        get_rtt_samples: got.0,
+        get_rtt_min_nsec: got.1,
+        get_rtt_max_nsec: got.2,
+        get_rtt_avg_nsec: got.3,
+        put_ack_samples: acked.0,
+        put_ack_min_nsec: acked.1,
+        put_ack_max_nsec: acked.2,
+        put_ack_avg_nsec: acked.3,
+    }
+}
+
+/// Failures by that cause.
+pub(super) fn caused(causes: &Causes, cause: Cause) -> u64 {
+    causes.get(cause as usize).copied().unwrap_or(0)
 }

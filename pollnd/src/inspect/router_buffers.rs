@@ -5,8 +5,14 @@ use transport::node::inspect::Inspection;
 
 use crate::lnetctl::routed::{BuffersShown, Class, Pool, Pools, RoutingShown, Rows, Told};
 
-/// Routing, if the node routes: buffers of all its lcores together, as those of one CPT.
-pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> {
+/// Router buffers of a class: their number, the free ones less the messages that wait for one, and the least that those were.
+pub(crate) type Sum = (BufferClass, u64, i64, i64);
+
+/// Whether the node routes, and the buffers of all its lcores together.
+///
+/// # Errors
+/// An lcore does not answer.
+pub(crate) fn sums(front: &Inspection) -> Result<(RoutingState, [Sum; 3]), String> {
     let mut state = RoutingState::Off;
     let mut sums = BufferClass::ALL.map(|c| (c, 0u64, 0i64, 0i64));
     front
@@ -21,11 +27,17 @@ pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> 
             }
         })
         .map_err(|e| e.to_string())?;
+    Ok((state, sums))
+}
+
+/// Routing, if the node routes: buffers of all its lcores together, as those of one CPT.
+pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> {
+    let (state, sums) = sums(front)?;
     if state == RoutingState::Off {
         return Ok(None);
     }
     // Those that are less than 0 are shown as lnetctl shows them: as numbers of 32 bits without a sign.
-    let pool = |(class, buffers, credits, least): (BufferClass, u64, i64, i64)| Pool {
+    let pool = |(class, buffers, credits, least): Sum| Pool {
         npages: class.pages().into(),
         nbuffers: buffers,
         credits: (credits as u32).into(),

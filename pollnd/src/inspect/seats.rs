@@ -347,7 +347,8 @@ pub(crate) fn one_ping(
                 let unreachable =
                     matches!(why, OpRefused::Target(_) | OpRefused::NoRoute(_) | OpRefused::LongNid(_));
                 let errno = if unreachable { libc::EHOSTUNREACH } else { libc::EINVAL };
-                return Err(Failure::numbered(why, errno));
+                // The route is down since its gateway does not answer.
+                return Err(Failure::numbered(why::failed(front, nid, why.to_string()), errno));
             }
             Some(_) => {}
             None if stopped() => return Err("interrupted".into()),

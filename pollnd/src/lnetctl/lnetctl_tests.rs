@@ -65,11 +65,19 @@ fn sections(text: &str) -> Vec<(String, String)> {
     all
 }
 
+fn parsed<T: DeserializeOwned>(text: &str) -> T {
+    let tree = yaml::tree(text).unwrap_or_else(|f| panic!("{f:?}\n{text}")).unwrap();
+    serde_json::from_value(value(&tree)).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+/// The text of that name as what is shown.
+pub(crate) fn read<T: DeserializeOwned>(name: &str) -> T {
+    parsed(&golden(name))
+}
+
 /// A text read as a `T`, and printed again.
 fn printed<T: Serialize + DeserializeOwned>(layout: Layout, text: &str) -> String {
-    let tree = yaml::tree(text).unwrap_or_else(|f| panic!("{f:?}\n{text}")).unwrap();
-    let shown: T = serde_json::from_value(value(&tree)).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    layout.text(&shown).unwrap()
+    layout.text(&parsed::<T>(text)).unwrap()
 }
 
 #[test]

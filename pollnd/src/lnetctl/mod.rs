@@ -4,9 +4,8 @@ mod answers;
 mod by_hand;
 mod importing;
 pub(crate) mod layout;
-mod lines;
 #[cfg(test)]
-mod lnetctl_tests;
+pub(crate) mod lnetctl_tests;
 mod looking;
 mod nets;
 mod ni_values;
@@ -17,6 +16,7 @@ mod routing;
 mod rules;
 mod setting;
 pub(crate) mod shown;
+mod stdin;
 mod tables;
 
 use std::process::ExitCode;
@@ -151,7 +151,7 @@ fn refuse_udsp(words: &[String]) -> Result<(), Refusal> {
 /// `pollnd lnetctl`.
 pub(crate) fn main(a: &LnetctlArgs) -> ExitCode {
     let status = match &a.verb {
-        None if !a.list => lines::main(a.node.as_deref()).unwrap_or_else(|e| Refusal::from(e).end()),
+        None if !a.list => stdin::main(a.node.as_deref()).unwrap_or_else(|e| Refusal::from(e).end()),
         _ => run(a).map_or_else(|r| r.end(), |()| 0),
     };
     crate::out::end_if_closed();

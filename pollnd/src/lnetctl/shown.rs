@@ -209,12 +209,16 @@ pub(crate) struct Peer {
 pub(crate) mod state {
     /// It said that it has several NIs, or may have.
     pub(crate) const MULTI_RAIL: u64 = 1;
+    /// A gateway of ours that forwards.
+    pub(crate) const ROUTER_ENABLED: u64 = 1 << 2;
     /// It was configured by hand.
     pub(crate) const CONFIGURED: u64 = 1 << 3;
     /// It has answered who it is.
     pub(crate) const DISCOVERED: u64 = 1 << 4;
     /// Its NIDs are those that it last told of.
     pub(crate) const UP_TO_DATE: u64 = 1 << 8;
+    /// A gateway of ours that has answered who it is.
+    pub(crate) const ROUTER_DISCOVERED: u64 = 1 << 17;
 }
 
 /// A peer's NI.

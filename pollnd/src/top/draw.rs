@@ -77,10 +77,10 @@ pub(super) fn draw(screen: &mut Screen, area: Rect, buf: &mut Buffer) {
         Layout::vertical([Constraint::Length(HEAD), Constraint::Min(3), Constraint::Length(1)]).areas(area);
     header(screen, head, buf);
     if area.height < ALL_PANES {
-        pane(screen, screen.pane, middle, buf);
+        pane(screen, screen.pane, true, middle, buf);
     } else {
         for (p, area) in Pane::ALL.into_iter().zip(shares(screen, middle)) {
-            pane(screen, p, area, buf);
+            pane(screen, p, true, area, buf);
         }
     }
     footer(screen, foot, buf);
@@ -227,8 +227,8 @@ fn fitting(columns: &'static [Column], width: u16) -> &'static [Column] {
     columns.get(..most).unwrap_or(columns)
 }
 
-/// A pane with its title, its columns and the rows that there is room for.
-fn pane(screen: &mut Screen, pane: Pane, area: Rect, buf: &mut Buffer) {
+/// A pane with its title, its columns and the rows that there is room for. `keys` names the key that chooses it, too.
+fn pane(screen: &mut Screen, pane: Pane, keys: bool, area: Rect, buf: &mut Buffer) {
     let at = pane as usize;
     let rows = screen.rows(pane);
     let room = usize::from(area.height.saturating_sub(2));
@@ -236,7 +236,10 @@ fn pane(screen: &mut Screen, pane: Pane, area: Rect, buf: &mut Buffer) {
     screen.first[at] = screen.first[at].min(rows.saturating_sub(room));
     let first = screen.first[at];
     let chosen = screen.pane == pane;
-    let mut title = format!("{} {}: {rows}", at + 1, pane.name());
+    let mut title = format!("{}: {rows}", pane.name());
+    if keys {
+        title = format!("[{}] {title}", at + 1);
+    }
     if rows > room && room > 0 {
         title += &format!(", {} to {}", first + 1, (first + room).min(rows));
     }
@@ -350,7 +353,7 @@ pub(super) fn text(screen: &mut Screen, width: u16) -> String {
     header(screen, head, &mut buf);
     for p in Pane::ALL {
         let height = screen.rows(p) as u16 + 2;
-        pane(screen, p, Rect { height, ..rest }, &mut buf);
+        pane(screen, p, false, Rect { height, ..rest }, &mut buf);
         (rest.y, rest.height) = (rest.y + height, rest.height.saturating_sub(height));
     }
     lines(&buf)

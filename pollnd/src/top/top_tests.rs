@@ -99,7 +99,7 @@ fn the_screen_by_its_size() {
     let widths = [None, Some("x"), Some("7"), Some("80"), Some("65535"), Some("100000")].map(super::width);
     assert_eq!(widths, [120, 120, 50, 80, 500, 500]);
     let first = shown(&mut Screen::new(Duration::from_secs(1)), 80, 24);
-    assert!(first.contains("no operations") && first.contains("3 peers: 0"), "{first}");
+    assert!(first.contains("no operations") && first.contains("[3] peers: 0"), "{first}");
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn keys_choose_scroll_pause_and_leave() {
     s.seen(Ok(many));
     let draw = |s: &mut Screen| shown(s, 80, 24);
     // Header, keys, title and titles of columns take eight lines.
-    assert!(draw(&mut s).contains("3 peers: 1000, 1 to 16"));
+    assert!(draw(&mut s).contains("[3] peers: 1000, 1 to 16"));
     for (code, says) in [
         (KeyCode::Down, "2 to 17"),
         (KeyCode::PageDown, "18 to 33"),

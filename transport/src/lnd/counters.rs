@@ -264,6 +264,27 @@ counters! {
     timers_fired,
 }
 
+/// Type of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MsgType {
+    Put,
+    Get,
+    Reply,
+    Ack,
+}
+
+impl From<&LnetBody> for MsgType {
+    #[inline]
+    fn from(body: &LnetBody) -> MsgType {
+        match body {
+            LnetBody::Put { .. } => MsgType::Put,
+            LnetBody::Get { .. } => MsgType::Get,
+            LnetBody::Reply { .. } => MsgType::Reply,
+            LnetBody::Ack { .. } => MsgType::Ack,
+        }
+    }
+}
+
 /// Messages by their type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByType {
@@ -280,12 +301,12 @@ pub struct ByType {
 impl ByType {
     /// Counts one more.
     #[inline]
-    pub(crate) fn count(&mut self, message: &LnetBody) {
-        *match message {
-            LnetBody::Put { .. } => &mut self.put,
-            LnetBody::Get { .. } => &mut self.get,
-            LnetBody::Reply { .. } => &mut self.reply,
-            LnetBody::Ack { .. } => &mut self.ack,
+    pub(crate) fn count(&mut self, message: impl Into<MsgType>) {
+        *match message.into() {
+            MsgType::Put => &mut self.put,
+            MsgType::Get => &mut self.get,
+            MsgType::Reply => &mut self.reply,
+            MsgType::Ack => &mut self.ack,
         } += 1;
     }
 

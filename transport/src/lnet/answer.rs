@@ -1,6 +1,7 @@
 //! ACKs and REPLYs (docs/protocol/lnet.md §5, §6).
 
 use super::command::header;
+use super::drops::From;
 use super::remote::Body;
 use super::{GetGrant, Lnet, Msg, TxDone};
 use crate::lnd::budget::NOBODY;
@@ -42,7 +43,7 @@ impl Lnet {
         match self.gateway_to(target.nid, None, |ni, _| ni == lnd.ni()) {
             Some((_, via)) => self.answer_elsewhere(cx, lnd, via, Box::new(tx)),
             // Not even by the connection that it came on: kernels find no route (lnet.md §5).
-            None => self.no_way_back(cx, tx.done),
+            None => self.no_way_back(cx, (lnd.ni(), Some(peer)), tx),
         }
     }
 
@@ -74,12 +75,17 @@ impl Lnet {
             let entry = p.entry;
             lnd.forget_if_idle(self, cx, entry);
         }
-        self.no_way_back(cx, tx.done);
+        self.no_way_back(cx, (lnd.ni(), None), *tx);
     }
 
-    fn no_way_back(&mut self, cx: &mut Cx, done: TxDone) {
+    /// Drops an answer: it counts at the NI that its request came by, and at the peer that delivered that, where it is known here.
+    #[cold]
+    fn no_way_back(&mut self, cx: &mut Cx, from: From, tx: Msg) {
         cx.counters.drop_no_way_back += 1;
-        if let TxDone::Reply(grant) = done {
+        if let Some(hdr) = &tx.hdr {
+            self.drop_counted(from, hdr);
+        }
+        if let TxDone::Reply(grant) = tx.done {
             self.return_get(cx, grant, Err(LnetError::Unreachable));
         }
     }

@@ -25,7 +25,7 @@
 
 use super::Lnet;
 use super::class::{BufferClass, CLASSES};
-use super::guest::{Guest, Lease, Waiting};
+use super::guest::{Guest, Lease, Returned, Waiting};
 use super::lines::{Lines, Place, Sake};
 use super::shares::Shares;
 use crate::lnd::budget::Room;
@@ -233,7 +233,8 @@ impl Lnet {
         pool.take(out, 1);
         pool.note();
         let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
-        let lease = Lease { ni, class, out, to: dest, len, over: msg.over, bucket, peer, key };
+        let kind = (&msg.hdr.body).into();
+        let lease = Lease { ni, out, to: dest, kind, len, over: msg.over, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
         p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
@@ -244,32 +245,36 @@ impl Lnet {
     }
 
     /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
-    pub(super) fn buffer_home<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
+    pub(super) fn buffer_home<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], home: Returned) {
+        let lease = home.lease;
         let key = match self.peers.get(lease.key) {
             Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
             _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
         };
+        if home.dropped {
+            self.drop_of_type((lease.ni, key), (lease.kind, lease.len));
+        }
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
             && let Some(guest) = &mut p.guest
             && guest.give(&lease)
         {
-            let behind = guest.places.get(lease.class as usize).is_some_and(Place::is_behind);
+            let behind = guest.places.get(lease.class() as usize).is_some_and(Place::is_behind);
             self.buffers.bytes = self.buffers.bytes.saturating_sub(lease.len.into());
             p.uses.sub(lease.uses());
             cx.budget.gave(p.host, lease.uses());
             let (entry, host) = (p.entry, p.host);
-            if let Some(pool) = self.buffers.pool_mut(lease.class) {
+            if let Some(pool) = self.buffers.pool_mut(lease.class()) {
                 pool.give(lease.out, 1);
             }
-            if let Some(since) = guest.full_since.get_mut(lease.class.group()) {
+            if let Some(since) = guest.full_since.get_mut(lease.class().group()) {
                 *since = 0;
             }
-            self.buffers.shares.give(lease.to.nid, lease.class, lease.room());
+            self.buffers.shares.give(lease.to.nid, lease.class(), lease.room());
             self.leave_the_crowd(Sake::Dest(lease.to.nid));
             self.leave_the_crowd(Sake::Host(host));
             if behind {
-                self.leaves_the_crowd(lease.class as usize, Some(key));
+                self.leaves_the_crowd(lease.class() as usize, Some(key));
             }
             self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {

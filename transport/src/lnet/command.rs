@@ -103,9 +103,9 @@ impl Lnet {
             Body::CutBegins(cut, ni, via, boxed) => self.cut_begins_here(cut, (ni, via), boxed),
             Body::CutPart(cut, pieces) => self.cut_hears(cx, lnds, cut, CutEvent::Part, pieces),
             Body::CutEnds(cut, last) => self.cut_ends(cx, lnds, cut, last),
-            Body::Returned(lease, boxed) => {
+            Body::Returned(back, boxed) => {
                 self.spare_box(boxed);
-                self.returned(cx, lnds, lease);
+                self.returned(cx, lnds, back);
             }
             Body::RoutingAsk(ask) => self.route_ask(cx, lnds, ask),
             Body::Heard(at, held) => self.heard_there(cx, from, &at, held),

@@ -405,7 +405,7 @@ impl Lnet {
             }
             CutAction::Drop => {
                 if let TxDone::Forward(lease) = c.msg.done {
-                    self.homeward.push_back(lease);
+                    self.homeward.push_back(lease.into());
                 }
                 return;
             }

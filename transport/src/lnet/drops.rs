@@ -4,6 +4,7 @@
 use std::ops::AddAssign;
 
 use super::{DropWhy, Lnet};
+use crate::lnd::counters::MsgType;
 use crate::lnd::{ByType, Cx, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{LnetBody, LnetHdr};
@@ -58,9 +59,9 @@ pub struct Dropped {
 }
 
 impl Dropped {
-    fn count(&mut self, hdr: &LnetHdr) {
-        self.messages.count(&hdr.body);
-        self.bytes += u64::from(hdr.payload_len);
+    fn count(&mut self, (kind, len): (MsgType, u32)) {
+        self.messages.count(kind);
+        self.bytes += u64::from(len);
     }
 }
 
@@ -77,13 +78,19 @@ pub(super) type From = (NiId, Option<Key>);
 impl Lnet {
     /// Counts a message received that is dropped, at the NI that it came by and at the peer that delivered it.
     #[cold]
-    pub(super) fn drop_counted(&mut self, (ni, peer): From, hdr: &LnetHdr) {
+    pub(super) fn drop_counted(&mut self, from: From, hdr: &LnetHdr) {
+        self.drop_of_type(from, ((&hdr.body).into(), hdr.payload_len));
+    }
+
+    /// The same by its type and the length of its payload, in bytes.
+    #[cold]
+    pub(super) fn drop_of_type(&mut self, (ni, peer): From, what: (MsgType, u32)) {
         match self.nis.get_mut(ni.index()) {
-            Some(n) => n.dropped.count(hdr),
-            None => self.own_work.dropped.count(hdr),
+            Some(n) => n.dropped.count(what),
+            None => self.own_work.dropped.count(what),
         }
         if let Some(p) = peer.and_then(|p| self.peers.get_mut(p)) {
-            p.figures.dropped.count(hdr);
+            p.figures.dropped.count(what);
         }
     }
 

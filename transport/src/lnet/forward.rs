@@ -14,7 +14,7 @@
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
 use super::drops::From;
-use super::guest::Lease;
+use super::guest::{Lease, Returned};
 use super::hop::{Hop, Way};
 use super::remote::Body;
 use super::stuck::PATIENCE;
@@ -78,6 +78,18 @@ fn copied(pieces: &Pieces) -> u64 {
 /// Whether a message of `src` that came by our NID `from` may leave by `to`: neither back, nor to the network that it began on.
 fn goes_on(from: Nid, to: Nid, src: Nid) -> bool {
     !to.same_net(from) && !to.same_net(src)
+}
+
+/// Counts why a message is not passed on.
+#[cold]
+fn count_stay(cx: &mut Cx, why: Stays) {
+    *match why {
+        Stays::NotForUs => &mut cx.counters.drop_not_for_us,
+        Stays::NoRoute => &mut cx.counters.drop_no_route,
+        Stays::Loop => &mut cx.counters.drop_route_loop,
+        Stays::Stuck => &mut cx.counters.drop_stuck,
+        Stays::LeftBehind => &mut cx.counters.drop_left_behind,
+    } += 1;
 }
 
 impl Lnet {
@@ -151,20 +163,21 @@ impl Lnet {
     /// Counts a message that is not passed on.
     #[cold]
     fn stays(&mut self, cx: &mut Cx, from: From, why: Stays, hdr: &LnetHdr) {
-        match why {
-            Stays::NotForUs => cx.counters.drop_not_for_us += 1,
-            Stays::NoRoute => cx.counters.drop_no_route += 1,
-            Stays::Loop => cx.counters.drop_route_loop += 1,
-            Stays::Stuck => cx.counters.drop_stuck += 1,
-            Stays::LeftBehind => cx.counters.drop_left_behind += 1,
-        }
+        count_stay(cx, why);
         self.drop_counted(from, hdr);
+    }
+
+    /// The same of one that has a router buffer, which goes home.
+    #[cold]
+    fn stays_here(&mut self, cx: &mut Cx, lease: Lease, why: Stays) {
+        count_stay(cx, why);
+        self.homeward.push_back(Returned { lease, dropped: true });
     }
 
     /// The message has come whole, or will not.
     pub(super) fn forward_here(&mut self, cx: &mut Cx, lease: Lease, stored: Stored, hdr: &LnetHdr) {
         let payload = match (stored.status, stored.data) {
-            (Err(_), _) => return self.homeward.push_back(lease),
+            (Err(_), _) => return self.homeward.push_back(lease.into()),
             (Ok(()), Data::Lent(pieces)) => {
                 cx.counters.forward_copied_bytes += copied(&pieces);
                 Payload::forwarded(pieces)
@@ -180,7 +193,7 @@ impl Lnet {
     pub(super) fn not_taken(&mut self, cx: &mut Cx, lease: Lease) {
         cx.counters.drop_next_hop += 1;
         self.stuck.ended(lease.to.nid);
-        self.homeward.push_back(lease);
+        self.homeward.push_back(Returned { lease, dropped: true });
     }
 
     /// Whether [`Lnet::passes_on`] has something to do.
@@ -192,8 +205,8 @@ impl Lnet {
     /// Goes on with one message, or takes one buffer home; gives whether there was one.
     #[cold]
     pub(super) fn passes_on<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L]) -> bool {
-        if let Some(lease) = self.homeward.pop_front() {
-            self.returned(cx, lnds, lease);
+        if let Some(home) = self.homeward.pop_front() {
+            self.returned(cx, lnds, home);
         } else if let Some(passing) = self.passing.pop_front() {
             match passing {
                 Passing::Whole(lease, hdr, payload) => self.pass_to_next(cx, lnds, lease, &hdr, payload),
@@ -210,13 +223,13 @@ impl Lnet {
     }
 
     /// A buffer goes home, to whichever shard the peer lives on by now.
-    pub(super) fn returned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], lease: Lease) {
-        let home = cx.homes.at(lease.bucket);
+    pub(super) fn returned<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], back: Returned) {
+        let home = cx.homes.at(back.lease.bucket);
         if home == cx.cfg.shards.me {
-            self.buffer_home(cx, lnds, lease);
+            self.buffer_home(cx, lnds, back);
         } else {
             let boxed = self.spare.pop();
-            self.post(home, Body::Returned(lease, boxed));
+            self.post(home, Body::Returned(back, boxed));
         }
     }
 
@@ -253,8 +266,7 @@ impl Lnet {
             Ok(_) => Stays::Loop,
             Err(_) => Stays::NoRoute,
         };
-        self.stays(cx, (lease.ni, None), why, hdr);
-        self.homeward.push_back(lease);
+        self.stays_here(cx, lease, why);
         None
     }
 
@@ -322,8 +334,7 @@ impl Lnet {
             && !self.stuck.is_empty()
             && !self.stuck.admits(hdr.dest_nid, cx.now)
         {
-            self.stays(cx, (lease.ni, None), Stays::Stuck, hdr);
-            return self.homeward.push_back(lease);
+            return self.stays_here(cx, lease, Stays::Stuck);
         }
         // Wherever it waits from here on, for credits, for a connection, on one: it does not leave after that.
         msg.deadline = cx.now + cx.cfg.timeout();
@@ -364,7 +375,7 @@ impl Lnet {
         match status {
             Ok(()) => {
                 self.hop_took(cx, hop, &lease);
-                self.homeward.push_back(lease);
+                self.homeward.push_back(lease.into());
             }
             Err(_) => {
                 self.stuck.took_none(lease.to.nid);

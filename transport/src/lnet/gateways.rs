@@ -137,6 +137,11 @@ impl Gateways {
         self.wake
     }
 
+    /// Whether it has answered the last check.
+    pub(super) fn has_answered(&self, nid: Nid) -> bool {
+        self.all.get(&nid).is_some_and(|g| g.said.is_some())
+    }
+
     /// It has one more route: it is asked at once. Gives whether it had none.
     pub(super) fn added(&mut self, now: u64, nid: Nid) -> bool {
         let is_new = !self.all.contains_key(&nid);

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::class::{BufferClass, CLASSES, GROUPS};
 use super::lines::{Lines, Place};
 use crate::lnd::budget::{Room, Uses};
+use crate::lnd::counters::MsgType;
 use crate::lnd::{NIS_MAX, NiId, Ticket};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -16,11 +17,12 @@ use crate::wire::ProcessId;
 pub(crate) struct Lease {
     /// The NI that it came by.
     pub(super) ni: NiId,
-    pub(super) class: BufferClass,
     /// The network that it goes to, by the place of its first NI.
     pub(super) out: u8,
     /// The one that it is for.
     pub(super) to: ProcessId,
+    /// The message's type, and its payload in bytes.
+    pub(super) kind: MsgType,
     pub(super) len: u32,
     /// Time at which what its sender left is over, in ns, if that has gone.
     pub(super) over: u64,
@@ -31,7 +33,26 @@ pub(crate) struct Lease {
     pub(super) key: Key,
 }
 
+/// A router buffer on its way home.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Returned {
+    pub(super) lease: Lease,
+    /// Its message was dropped: the NI and the peer that it came from have that counted when the buffer is home.
+    pub(super) dropped: bool,
+}
+
+impl From<Lease> for Returned {
+    fn from(lease: Lease) -> Returned {
+        Returned { lease, dropped: false }
+    }
+}
+
 impl Lease {
+    /// The class of the buffer.
+    pub(super) fn class(&self) -> BufferClass {
+        BufferClass::of(self.len)
+    }
+
     pub(super) fn room(&self) -> Room {
         Room { buffers: 1, bytes: self.len.into() }
     }
@@ -75,31 +96,31 @@ pub(super) struct Waiting {
 
 impl Guest {
     pub(super) fn take(&mut self, lease: &Lease) {
-        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        let held = self.held.get_mut(lease.class() as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
         if let Some(held) = held {
             *held += 1;
         }
-        if let Some(held) = self.of_group.get_mut(lease.class.group()) {
+        if let Some(held) = self.of_group.get_mut(lease.class().group()) {
             *held += 1;
         }
         self.bytes += u64::from(lease.len);
         let n = lease.room();
-        match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class)) {
+        match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class())) {
             Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
-            None => self.to.push((lease.to, lease.class, n)),
+            None => self.to.push((lease.to, lease.class(), n)),
         }
     }
 
     /// Gives back what a message held; false where it held nothing.
     pub(super) fn give(&mut self, lease: &Lease) -> bool {
-        let held = self.held.get_mut(lease.class as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        let held = self.held.get_mut(lease.class() as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
         let Some(held) = held.filter(|n| **n > 0) else { return false };
         *held -= 1;
-        if let Some(held) = self.of_group.get_mut(lease.class.group()) {
+        if let Some(held) = self.of_group.get_mut(lease.class().group()) {
             *held = held.saturating_sub(1);
         }
         self.bytes = self.bytes.saturating_sub(lease.len.into());
-        if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class))
+        if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class()))
             && let Some((.., room)) = self.to.get_mut(at)
         {
             room.buffers -= 1;

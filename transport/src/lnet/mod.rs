@@ -84,7 +84,7 @@ use self::faulted::Faults;
 use self::figures::NiFigures;
 use self::forward::Passing;
 use self::gateways::Gateways;
-use self::guest::Lease;
+use self::guest::{Lease, Returned};
 use self::health::Health;
 use self::held::WaitOn;
 use self::kept::Kept;
@@ -290,7 +290,7 @@ pub(crate) struct Lnet {
     passing: VecDeque<Passing>,
     cuts: Cuts,
     /// Router buffers on their way home.
-    homeward: VecDeque<Lease>,
+    homeward: VecDeque<Returned>,
     /// Boxes for messages that go to another shard.
     #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
     spare: Vec<Box<Option<Msg>>>,

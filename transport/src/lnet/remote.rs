@@ -3,7 +3,7 @@
 use super::aliases::Claim;
 use super::api::Op;
 use super::enabling::{HeardAt, RoutingAsk, Told};
-use super::guest::Lease;
+use super::guest::Returned;
 use super::hop::{Hop, Way};
 use super::ops::OpRec;
 use super::routes::Said;
@@ -84,7 +84,7 @@ pub(crate) enum Body {
     /// There: the last part, or none, and it is not whole.
     CutEnds(u64, Option<Pieces>),
     /// To the home of the peer that had sent it: the router buffer of such a message, and perhaps a box.
-    Returned(Lease, Option<Box<Option<Msg>>>),
+    Returned(Returned, Option<Box<Option<Msg>>>),
     /// To the shard that decides about routing: an order.
     RoutingAsk(RoutingAsk),
     /// To that one: when each NI last received here, and messages that this shard has on their way through.

@@ -45,7 +45,9 @@ pub struct RouteView {
     pub priority: u32,
     /// Messages may take it.
     pub up: bool,
-    /// Its gateway is not on the network that it leads to, as far as is known.
+    /// Its gateway has answered the last check.
+    pub heard: bool,
+    /// Its gateway is not on the network that it leads to, as far as it has told. That it was said to be (a hop of 1) changes nothing.
     pub multi_hop: bool,
 }
 
@@ -270,7 +272,8 @@ impl Lnet {
     pub(crate) fn routes(&self) -> impl Iterator<Item = RouteView> + '_ {
         self.routes.iter().map(|r| {
             let Route { net, gateway, hop, priority } = r.route;
-            RouteView { net, gateway, hop, priority, up: r.up, multi_hop: !r.direct && hop != Some(1) }
+            let heard = self.gateways.has_answered(gateway);
+            RouteView { net, gateway, hop, priority, up: r.up, heard, multi_hop: !r.direct }
         })
     }
 

@@ -1,7 +1,8 @@
 //! A node that routes: what it passes on and what not, its buffers, and what it tells of itself (docs/protocol/upper.md §1).
 
 use transport::lnd::tunables::Change;
-use transport::lnd::{Config, Counters, Shards};
+use transport::lnd::{ByType, Config, Counters, Shards};
+use transport::lnet::figures::Dropped;
 use transport::lnet::{BufferClass, RoutingAsk, RoutingState, RoutingView};
 use transport::stream::Bucket;
 use transport::testing::data::bytes;
@@ -117,6 +118,27 @@ impl World {
             let v = self.view(shard);
             assert!(v.buffers.iter().all(|p| p.credits == i64::from(p.wanted)), "{v:?}");
         }
+        self.drops_add_up();
+    }
+
+    /// What LNet has dropped on all shards, as its NIs count it.
+    pub(crate) fn dropped(&self) -> Dropped {
+        let mut sum = Dropped::default();
+        for n in self.net.nodes.iter().take(self.shards) {
+            n.machine.nis(&mut |f| sum += f.dropped);
+        }
+        sum
+    }
+
+    /// Whatever LNet drops, for whichever reason, counts at an NI.
+    fn drops_add_up(&self) {
+        let c = self.count();
+        let unwanted = c.drop_no_match + c.drop_too_long + c.drop_bad_offset + c.drop_stale_handle;
+        let not_ours = c.drop_not_for_us + c.err_dest_nid + c.drop_asym_route + c.drop_fault;
+        let not_passed =
+            c.drop_no_route + c.drop_route_loop + c.drop_next_hop + c.drop_stuck + c.drop_left_behind;
+        let all = unwanted + not_ours + not_passed + c.drop_no_way_back;
+        assert_eq!(self.dropped().messages.all(), all, "{c:?}");
     }
 
     /// The info that a node is told when it asks.
@@ -304,6 +326,23 @@ fn a_hop_that_is_not_there_costs_its_messages_and_nothing_else() {
         assert_eq!(heard.iter().map(|h| h.hdr.dest_nid).collect::<Vec<_>>(), [b(3)]);
         let c = w.count();
         assert_eq!((c.drop_next_hop, c.forwarded_msgs, c.forward_rx_msgs), (20, 1, 21));
+        // They count at the NI that they came by, and at the peer that they came from.
+        let dropped = Dropped { messages: ByType { put: 20, ..ByType::default() }, bytes: 400_000 };
+        assert_eq!(w.dropped(), dropped);
+        let (mut by_ni, mut by_peer) = (Dropped::default(), Dropped::default());
+        for n in w.net.nodes.iter().take(shards as usize) {
+            n.machine.nis(&mut |f| {
+                if f.nid == nid(R[0]) {
+                    by_ni += f.dropped;
+                }
+            });
+            n.machine.peer_figures(0, 64, &mut |f| {
+                if f.id.nid == a(2) {
+                    by_peer += f.dropped;
+                }
+            });
+        }
+        assert_eq!((by_ni, by_peer), (dropped, dropped), "{shards}");
         w.at_rest();
     }
 }

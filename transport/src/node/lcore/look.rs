@@ -38,7 +38,7 @@ impl<P: Port> Inspect for LcoreStreams<P> {
             rx_lent_out: self.stack.lent_out(),
             rx_pool_bytes_in_use: all - free + small_out,
             rx_pool_bytes: all + small_all,
-            retransmits: s.tx_resent,
+            retransmits: Some(s.tx_resent),
             nudges: self.late.counters().nudges,
             conns: self.conns.len() as u64,
             ..self.counters
