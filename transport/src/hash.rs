@@ -32,16 +32,21 @@ impl Secret {
 mod tests {
     use super::*;
 
-    /// Keys that differ in some bits only, high, low or spread, share places no more than by chance.
+    /// Keys that differ in some bits only, high, low or spread, share places little more than by chance: of 1024 keys in as many places 5
+    /// or 6 in the fullest. One pair of words in a thousand has 40 there, so many pairs are drawn.
     #[test]
     fn patterns_spread() {
-        let secret = Secret::draw();
+        const DRAWN: u32 = 64;
         for shift in [0, 8, 20, 32, 48, 54] {
-            let mut places = [0u32; 1024];
-            for i in 0..1024u64 {
-                places[(secret.hash(i << shift, 52) & 1023) as usize] += 1;
-            }
-            assert!(places.iter().all(|n| *n < 32), "{shift}: {:?}", places.iter().max());
+            let fullest = |secret: Secret| {
+                let mut places = [0u32; 1024];
+                for i in 0..1024u64 {
+                    places[(secret.hash(i << shift, 52) & 1023) as usize] += 1;
+                }
+                places.into_iter().max().unwrap_or_default()
+            };
+            let sum: u32 = (0..DRAWN).map(|_| fullest(Secret::draw())).sum();
+            assert!(sum < 12 * DRAWN, "{shift}: {sum}");
         }
     }
 }
