@@ -26,9 +26,9 @@ use crate::ctl::Ctl;
 use crate::measure::{MeasureError, wait_for};
 use crate::workload::APP;
 
-/// Routing begins as soon as it may: its users look once a second. A machine that has other work is not a router that is dead.
+/// Routing begins as soon as it may: its users look once a second.
 fn at_once(c: &mut Config) {
-    (c.alive_router_check_interval, c.router_ping_timeout) = (SEC, 10 * SEC);
+    (c.alive_router_check_interval, c.router_ping_timeout) = (SEC, 2 * SEC);
 }
 
 /// When a router begins to send a long message on.
@@ -54,6 +54,8 @@ fn beside(gateway: Nid, nid: Nid, beyond: Nid) -> NodeBuilder {
     NodeBuilder::new(nid).config(|c| {
         c.routes = vec![Route { net: beyond.net(), gateway, hop: None, priority: 0 }];
         at_once(c);
+        // A machine that has other work is not a router that is dead.
+        c.router_ping_timeout = 10 * SEC;
     })
 }
 

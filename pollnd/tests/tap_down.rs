@@ -137,16 +137,13 @@ fn a_tap_that_was_down_for_long_under_bulk_serves_again() {
         }
         // A test that fails does not wait for it.
         let stops = Stops(&stop);
-        for side in [0, 1] {
-            let tap = format!("td{side}");
-            // With bulk under way each way.
-            World::until(&router, "lent", 64);
-            w.sides[side].ip(&["link", "set", &tap, "down"]);
-            // Until connections with pages in what the port does not take have been given up, and the pages with them.
-            World::until(&router, "tx_unsent", 1);
-            w.sides[side].ip(&["link", "set", &tap, "up"]);
-            w.until_well(&router);
-        }
+        // With bulk under way each way.
+        World::until(&router, "lent", 64);
+        w.sides[0].ip(&["link", "set", "td0", "down"]);
+        // Until connections with pages in what the port does not take have been given up, and the pages with them.
+        World::until(&router, "tx_unsent", 1);
+        w.sides[0].ip(&["link", "set", "td0", "up"]);
+        w.until_well(&router);
         drop(stops);
     });
     assert_eq!((count(&router, "port_restarts"), count(&router, "port_failed_starts")), (0, 0));
