@@ -127,31 +127,21 @@ fn by_its_route(node: &NodeArgs, target: Nid) -> Result<Option<Client>, String> 
     let net = target.net();
     let others = client::here().filter(|(_, r)| r.guests);
     let mut all: Vec<_> = others.filter_map(|(mut c, r)| has_route(&mut c, net).then_some((c, r))).collect();
-    let list = |all: &[(Client, Running)]| {
-        all.iter()
-            .map(|(_, r)| format!("  --node {}  {}", r.pid, r.nids.join(", ")))
-            .collect::<Vec<_>>()
-            .join("\n")
-    };
-    match all.pop() {
-        None => Ok(None),
-        Some((client, r)) if all.is_empty() => {
-            let (pid, nid, unused) = (r.pid, &r.nid, unused(node));
-            out::note(format_args!(
-                "through the node of {nid} that runs here (process {pid}), which has a route to {net}{unused}"
-            ));
-            client.wait_as_usual();
-            Ok(Some(client))
-        }
-        Some(last) => {
-            all.push(last);
-            Err(format!(
-                "{} nodes that run here have a route to {net}: choose one with --node, or give --nid for a node of this process\n{}",
-                all.len(),
-                list(&all)
-            ))
-        }
+    if all.len() > 1 {
+        let line = |(_, r): &(Client, Running)| format!("\n  --node {}  {}", r.pid, r.nids.join(", "));
+        let list: String = all.iter().map(line).collect();
+        return Err(format!(
+            "{} nodes that run here have a route to {net}: choose one with --node, or give --nid for a node of this process{list}",
+            all.len()
+        ));
     }
+    let Some((client, r)) = all.pop() else { return Ok(None) };
+    let (pid, nid, unused) = (r.pid, &r.nid, unused(node));
+    out::note(format_args!(
+        "through the node of {nid} that runs here (process {pid}), which has a route to {net}{unused}"
+    ));
+    client.wait_as_usual();
+    Ok(Some(client))
 }
 
 /// Interval of looks at routes.

@@ -224,7 +224,7 @@ fn a_node_by_its_command_line_takes_its_own_export() {
     let end = apply(&before).says(&["nothing is other"]);
     assert!(!end.err.contains("is kept") && own() == before, "{end:?}");
 
-    // What the command line has and is away comes again.
+    // A route of the command line that is away comes again.
     at.ctl(&node, &["route", "del", "--net", "tcp3", "--gateway", &b]).good();
     at.ctl(&node, &["peer", "del", "--prim_nid", "10.0.0.2@tcp"]).good();
     at.ctl(&node, &["fault", "drop", "del", "--source", "*@tcp7", "--dest", "*"]).good();
@@ -255,7 +255,7 @@ fn a_node_by_its_command_line_takes_its_own_export() {
     node.stop().good();
 }
 
-/// What cannot be has lnetctl's number and status, and the place in the file, also where it is found when the node is at it already.
+/// A refusal has lnetctl's number and status, and the place in the file, also where it is found when the node is at it already.
 #[test]
 fn a_refusal_of_an_import_has_its_place_and_number() {
     let (at, [a, b]) = (Place::new(), [(); 2].map(|()| nid(own_ip())));

@@ -96,7 +96,7 @@ fn commands_reach_nodes_behind_a_router_through_the_node_that_has_a_route() {
     let named = [&*here, &format!("process {pid}"), "has that address", &format!("--node {pid}")];
     at.run(&[&["ping", "127.9.9.9@tcp9", "--nid", &own], &PORT[..]].concat()).failed(1, &named);
     at.run(&[&["node", "--nid", &own], &PORT[..]].concat()).failed(1, &named[..3]);
-    // Which of several is meant is the user's to say.
+    // Of several the user has to say one.
     let other = node(&second);
     at.run(&b.ways()[0]).failed(1, &["2 nodes", "--node", &pid, &other.id().to_string(), &second]);
     other.stop().good();
@@ -104,7 +104,7 @@ fn commands_reach_nodes_behind_a_router_through_the_node_that_has_a_route() {
     b.stop(6);
 }
 
-/// What is asked of a network whose only gateway is not there fails for that.
+/// A question to a network whose only gateway is not there fails for that.
 #[test]
 fn a_gateway_that_is_not_there_is_named() {
     let [from, dead] = [(); 2].map(|()| of("tcp"));

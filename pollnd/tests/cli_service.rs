@@ -191,7 +191,7 @@ fn prometheus_is_served_the_figures_of_a_node() {
         .collect();
     let names: Vec<_> = asked.iter().filter(|w| w.starts_with("pollnd_")).collect();
     assert!(names.len() > 15, "{names:?}");
-    // How often a kernel sends again nobody has counted.
+    // Nobody has counted a kernel's retransmissions.
     assert!(!text.contains("pollnd_retransmits"), "{text}");
     for name in names.into_iter().filter(|n| **n != "pollnd_retransmits_total") {
         assert!(

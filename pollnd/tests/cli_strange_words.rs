@@ -1,4 +1,4 @@
-//! What files and command lines say comes back in errors: without what a terminal would obey, and not whole where it is long.
+//! Words of files and command lines come back in errors: without what a terminal would obey, and not whole where it is long.
 
 #![allow(missing_docs)]
 
@@ -92,7 +92,7 @@ fn a_long_value_is_not_said_whole() {
     assert!(code == Some(2) && said.len() < 2000 && said.contains("have no tags"), "{} bytes", said.len());
 }
 
-/// What `apply` refuses, whatever the node, is refused here.
+/// A file that `apply` refuses, whatever the node, is refused here.
 #[test]
 fn files_of_options_are_looked_at_where_no_ni_is_named() {
     let home = tempfile::tempdir().unwrap();

@@ -125,7 +125,7 @@ fn a_tap_that_was_down_for_long_under_bulk_serves_again() {
     w.until_well(&router);
     let stop = AtomicBool::new(false);
     std::thread::scope(|s| {
-        // What is cut off fails, and begins again. Each way has pages for one of the devices.
+        // Transfers that are cut off fail, and begin again. Each way has pages for one of the devices.
         for verb in ["put", "get"] {
             let (w, stop) = (&w, &stop);
             s.spawn(move || {

@@ -15,7 +15,7 @@ use super::merge::{self, Loaded};
 use super::steps::Lists;
 use crate::fault_rules;
 
-/// What a node has `now`, with the `line`'s in place of those that are the same; of the others those that may stay. The line's that are not there
+/// A node's own `now`, with the `line`'s in place of those that are the same; of the others those that may stay. The line's that are not there
 /// come last.
 fn beside<T: Clone + PartialEq>(
     now: &[T],

@@ -395,7 +395,7 @@ pub(super) fn alone(file: &Loaded) -> Result<ServeArgs, String> {
 /// Looks at a file that names no NI as far as it can be judged without: the files of options that it names, and values together.
 ///
 /// # Errors
-/// What is wrong, a line.
+/// Faults, a line each.
 pub(super) fn without_nis(file: &Loaded) -> Result<(), String> {
     let mut a = alone(file)?;
     a.node.filed = filed(file, &a, &mut Vec::new());

@@ -389,15 +389,22 @@ fn older(e: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
+
+    /// A socket in a folder, and one that asks there.
+    fn asker() -> (tempfile::TempDir, UnixListener, Client) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("7.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        (dir, listener, Client::connect(path).unwrap())
+    }
 
     /// A node that is killed with a question unread was "Connection reset by peer".
     #[test]
     fn a_node_that_ends_with_a_question_unread_has_ended() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("7.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut c = Client::connect(path).unwrap();
+        let (_dir, listener, mut c) = asker();
         let (node, _) = listener.accept().unwrap();
         c.send(&Request::Hello {}).unwrap();
         drop(node);
@@ -417,10 +424,7 @@ mod tests {
 
     #[test]
     fn a_node_that_cuts_a_command_off_says_why() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("7.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut c = Client::connect(path).unwrap();
+        let (_dir, listener, mut c) = asker();
         let (mut node, _) = listener.accept().unwrap();
         node.write_all(b"{\"error\":\"many others ask it\",\"over\":true}\n").unwrap();
         let e = c.next().unwrap_err();
@@ -451,7 +455,7 @@ mod tests {
     fn a_node_that_is_stopped_is_told_from_one_that_is_busy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("4711.sock");
-        let _deaf = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let _deaf = UnixListener::bind(&path).unwrap();
         let mut c = Client::connect(path).unwrap();
         c.wait_for(Duration::from_millis(20));
         let e = c.one(&Request::Hello {}).unwrap_err();

@@ -94,7 +94,7 @@ fn router(e: &mut DescriptorEncoder<'_>, (state, sums): (RoutingState, [Sum; 3])
     gauge(e, ("router_mincredits", "The least that router_credits was"), class, rows(|s| s.3))
 }
 
-/// What LNet knows of routes and peers; what an lcore does not answer is left out.
+/// Figures of routes and peers; those of an lcore that does not answer are left out.
 pub(super) fn encode(e: &mut DescriptorEncoder<'_>, front: &Inspection) -> fmt::Result {
     if let Ok((_, all)) = front.routes(None) {
         routes(e, &all)?;

@@ -113,6 +113,14 @@ struct Gateway {
 /// does not answer then come after this time, twice this, and so on, as recovery pings of kernels do.
 const AGAIN: u64 = SEC;
 
+impl Gateway {
+    /// A check that is under way is forgotten; gives the number of its operation.
+    fn forget_check(&mut self) -> Option<u64> {
+        (self.check, self.sinks) = (Fsm::START, 0);
+        self.serial.take()
+    }
+}
+
 /// The gateways of a shard's routes.
 #[derive(Debug)]
 pub(super) struct Gateways {
@@ -396,10 +404,9 @@ impl Lnet {
         if g.said.is_none() {
             return;
         }
-        if let Some(serial) = g.serial.take() {
+        if let Some(serial) = g.forget_check() {
             self.discovery.asked.remove(&serial);
         }
-        (g.check, g.sinks) = (Fsm::START, 0);
         (g.next, g.again) = (cx.now.max(g.began.saturating_add(AGAIN)), AGAIN);
         self.gateways.look();
     }
@@ -424,10 +431,9 @@ impl Lnet {
             if nid.ip().map(Bucket::of) != Some(b) {
                 continue;
             }
-            if let Some(serial) = g.serial.take() {
+            if let Some(serial) = g.forget_check() {
                 self.discovery.asked.remove(&serial);
             }
-            (g.check, g.sinks) = (Fsm::START, 0);
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Begun<T> {
     /// No part will follow.
     over: bool,
     failed: Option<LnetError>,
-    /// When all parts are home the peer has read it.
+    /// The peer has read it once all parts are home.
     read: bool,
     done: T,
     uses: Uses,

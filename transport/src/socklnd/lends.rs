@@ -18,7 +18,7 @@ pub(super) struct LendRec<T> {
     /// Waits for a zero-copy ACK.
     pub(super) held: bool,
     pub(super) failed: Option<LnetError>,
-    /// When it is home the peer has read the message.
+    /// The peer has read the message once it is home.
     pub(super) read: bool,
     /// Credits and lendings that the message holds, which go back with its end.
     pub(super) uses: Uses,

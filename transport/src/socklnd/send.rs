@@ -412,7 +412,7 @@ impl<U: Upper> Socklnd<U> {
         let until = if tx.forwarded { cx.now + cx.cfg.timeout() } else { u64::MAX };
         let whole = if tx.begins { self.begun_leaving((key, peer), tx, payload) } else { Key::NOWHERE };
         let (done, uses) = (std::mem::take(&mut tx.done), tx.uses());
-        let (held, failed, read) = (false, None, version.says_read(false));
+        let (held, failed, read) = (false, None, version.reads_what_tcp_has());
         let name = |k| LendId::new(bucket, me, number, k);
         let k = self.lends.insert_with(|k| LendRec {
             name: name(k),

@@ -56,10 +56,10 @@ impl Version {
         }
     }
 
-    /// Whether the end of a message, which has `asked` for a zero-copy ACK, says that the peer has read it. The TCP of a peer
-    /// acknowledges what it may never read; in versions 1 and 2 there is nothing else to go by.
-    pub(super) fn says_read(self, asked: bool) -> bool {
-        asked || matches!(self, Version::V1 | Version::V2)
+    /// Whether a peer has read what its TCP has acknowledged, without a zero-copy ACK, as far as can be known: it may never read it, but in
+    /// versions 1 and 2 there is nothing else to go by.
+    pub(super) fn reads_what_tcp_has(self) -> bool {
+        matches!(self, Version::V1 | Version::V2)
     }
 
     /// Whether a message may ask for a zero-copy ACK, given whether our BULK_OUT is up: that is where V3 kernels

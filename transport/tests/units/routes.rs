@@ -78,7 +78,7 @@ fn a_long_nid_needs_links_that_can_name_it() {
     w.at_rest();
 }
 
-/// Where all hops speak version 4 a node with a long NID and one without reach each other, each by the NID that the router has beside it.
+/// A node with a long NID and one without reach each other over hops of version 4, each by the NID that the router has beside it.
 #[test]
 fn a_long_nid_is_told_over_ipv4_in_version_4() {
     for shards in [1, 4] {

@@ -121,7 +121,7 @@ impl World {
         self.drops_add_up();
     }
 
-    /// What LNet has dropped on all shards, as its NIs count it.
+    /// Messages that LNet has dropped on all shards, as its NIs count them.
     pub(crate) fn dropped(&self) -> Dropped {
         let mut sum = Dropped::default();
         for n in self.net.nodes.iter().take(self.shards) {
