@@ -456,6 +456,23 @@ fn askers_that_talk_nonsense_or_do_not_listen_hold_up_nobody() {
     node.stop().good();
 }
 
+/// The node cut off the seventeenth last of those who had come, though none of them had been heard yet.
+#[test]
+fn many_who_ask_at_once_are_all_answered() {
+    let (at, b) = (Place::new(), own_ip());
+    let node = at.node(b);
+    let path = at.socket(&node);
+    let mut crowd: Vec<_> = (0..60).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for s in &mut crowd {
+        s.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        s.write_all(b"{\"do\":\"hello\"}\n").unwrap();
+    }
+    for mut s in crowd {
+        assert_eq!(say(&mut s, "")["nid"].as_str(), Some(&nid(b)[..]));
+    }
+    node.stop().good();
+}
+
 /// One that has asked for more than it reads, and reads a little now and then: the node ends all the same, and says no more.
 #[test]
 fn an_asker_that_reads_slowly_does_not_hold_up_the_end() {

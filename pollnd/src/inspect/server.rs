@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tcpstack::Phase;
 use transport::node::inspect::{Filter, Inspection};
 
-use super::askers::{Asker, Silent, make_room};
+use super::askers::{ASKERS, Asker, Place, Silent, place};
 use super::baseline::Baseline;
 use super::seats::Seats;
 use super::shared::{About, Shared, say};
@@ -23,8 +23,6 @@ use super::{
 };
 use crate::{file, limits};
 
-/// Askers at a time.
-const ASKERS: usize = 16;
 /// Longest request in bytes: a configuration file, of which JSON writes a character in two bytes at most, and its name beside it.
 const REQUEST_MAX: usize = 2 * file::BYTES_MAX as usize + 32_768;
 /// Longest time of an asker to read what was written before it is cut off.
@@ -32,7 +30,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Time in which all askers hear the end of a node that goes down; who reads a little now and then has no more.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Interval of looks whether they have.
+/// Interval of looks whether they have, and for a place that comes free.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A node's control socket. It is served until this is dropped.
@@ -116,7 +114,30 @@ impl Drop for Server {
     }
 }
 
+/// The askers, with a place for one more, when the latest that was free was so at `free`. None while all are taken for long,
+/// and of a node that ends.
+fn with_a_place<'a>(shared: &'a Shared, free: &mut Instant) -> Option<MutexGuard<'a, Vec<Asker>>> {
+    loop {
+        let mut all = askers(shared);
+        let now = Instant::now();
+        match place(&mut all, *free, now) {
+            Place::Free => {
+                *free = now;
+                return Some(all);
+            }
+            Place::None => return None,
+            Place::Wait => {}
+        }
+        drop(all);
+        if shared.stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        dataplane::clock::pause(LOOK);
+    }
+}
+
 fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
+    let mut free = Instant::now();
     for s in listener.incoming() {
         if shared.stop.load(Ordering::SeqCst) {
             return;
@@ -126,21 +147,18 @@ fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
             dataplane::clock::pause(Duration::from_millis(50));
             continue;
         };
-        let mut all = askers(shared);
-        all.retain(|a| !a.thread.is_finished());
         let Ok(keep) = s.try_clone().and_then(|k| s.set_write_timeout(Some(WRITE_PATIENCE)).map(|()| k))
         else {
             continue;
         };
-        if all.len() >= ASKERS && !make_room(&mut all) {
+        let Some(mut all) = with_a_place(shared, &mut free) else {
             let _ = say(
                 &mut s,
                 &json!({ "error": format!("{ASKERS} others are asking it: try again later"), "over": true }),
             );
             continue;
-        }
-        let (sh, silent) = (shared.clone(), Silent::default());
-        silent.since(Some(Instant::now()));
+        };
+        let (sh, silent) = (shared.clone(), Silent::new());
         let of = silent.clone();
         let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
             let fd = s.try_clone();
@@ -165,12 +183,10 @@ fn converse(mut s: UnixStream, shared: &Shared, silent: &Silent) {
             // The time that a long one took goes with it.
             let line = std::mem::replace(&mut buf, rest);
             seen = 0;
-            silent.since(None);
-            let answered = answer(&mut s, &line, shared);
-            silent.since(Some(Instant::now()));
-            if answered.is_err() {
+            if !silent.answers() || answer(&mut s, &line, shared).is_err() {
                 return;
             }
+            silent.waits();
         }
         seen = buf.len();
         if seen > REQUEST_MAX {
