@@ -160,15 +160,14 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
         got
     };
     let multi_seg = want_tx(sys::SHIM_ETH_TX_OFFLOAD_MULTI_SEGS);
-    let tx_csum = want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM);
+    // net_tap sums each segment of a packet by itself, as if it began at an even place: behind one of an odd length the sum is wrong.
+    let tx_csum = o.driver != "net_tap" && want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM);
     let tx_ip_csum = want_tx(sys::SHIM_ETH_TX_OFFLOAD_IPV4_CKSUM);
     let vlan_insert = want_tx(sys::SHIM_ETH_TX_OFFLOAD_VLAN_INSERT);
-    // A device that segments must complete the checksums of what it makes.
-    // net_tap segments in software, and never takes a packet whose segment size and headers, the link's too, exceed the
-    // MTU; an MSS that fills the MTU always does (field report 5).
+    // A device that segments must complete the checksums of what it makes. (net_tap never takes a packet whose segment size and
+    // headers, the link's too, exceed the MTU; an MSS that fills the MTU always does: field report 5.)
     let tso = multi_seg
         && tx_csum
-        && o.driver != "net_tap"
         && (want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO) || o.silent_tso);
     let limit = |n: u16| if n == 0 { MAX_SEGS } else { n.min(MAX_SEGS) };
     let reach = reach(&o.driver, multi_seg);
@@ -251,7 +250,9 @@ pub(crate) mod tests {
     #[test]
     fn report_5_net_tap_does_not_segment() {
         let c = negotiate(&offer("net_tap", u64::MAX, u64::MAX));
-        assert!(!c.tso && c.tx_csum && c.tx & sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO == 0);
+        let sums = sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO | sys::SHIM_ETH_TX_OFFLOAD_TCP_CKSUM;
+        assert!(!c.tso && !c.tx_csum && c.tx & sums == 0, "nor sums segments of odd lengths");
+        assert!(c.tx_ip_csum, "of a header, which is in one piece");
     }
 
     #[test]
