@@ -48,12 +48,16 @@ pub(crate) enum Way {
     Peer(Hop),
 }
 
-/// The NI for messages by a gateway, of those that they may leave by: the best one, of equals always the first, since a gateway
-/// knows this node by the NID that checks it.
+/// The NI for the next message by a gateway, of those that it may leave by: the best one, of equals the one with the least under way,
+/// then the one whose turn it is (docs/protocol/upper.md §2), then the first.
 pub(super) fn ni_to_gateway(nis: &[Ni], gateway: Nid, may: impl Fn(NiId, Nid) -> bool) -> Option<NiId> {
     let all = (0..).map(NiId).zip(nis);
     let may = all.filter(|(id, n)| !n.gone && n.reaches(gateway) && may(*id, n.nid));
-    may.max_by_key(|(id, n)| (!n.health.fatal, n.health.value, Reverse(id.0))).map(|(id, _)| id)
+    let rank = |(id, n): &(NiId, &Ni)| {
+        let turn = (Reverse(n.uses.credits), Reverse(n.used), Reverse(id.0));
+        (!n.health.fatal, n.health.value, turn)
+    };
+    may.max_by_key(rank).map(|(id, _)| id)
 }
 
 impl Lnet {

@@ -37,7 +37,7 @@ pub(crate) struct Ni {
     pub(super) health: NiHealth,
     /// Time of the last failure that was its fault, in ns.
     pub(super) failed_at: u64,
-    /// Time of the last message to a Multi-Rail peer by it, in messages.
+    /// Time of the last message to a Multi-Rail peer, or a gateway, by it, in messages.
     pub(super) used: u64,
 }
 

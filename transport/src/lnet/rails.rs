@@ -59,6 +59,12 @@ impl Rails {
     pub(super) fn forget(&mut self) {
         self.sets.clear();
     }
+
+    /// Time of the next message, in messages.
+    pub(super) fn turn(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
 }
 
 /// Keeps the place of the best so far; of equals the first.

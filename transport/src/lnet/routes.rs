@@ -290,7 +290,12 @@ impl Lnet {
         let (nis, aliases) = (&self.nis, &self.aliases);
         let other = |g: Nid| but.is_none_or(|but| !aliases.are_one(g, but));
         let gateway = self.routes.choose(target, |g| other(g) && ni_to_gateway(nis, g, &may).is_some())?;
-        Some((ni_to_gateway(nis, gateway, &may)?, ProcessId::lustre(gateway)))
+        let id = ni_to_gateway(nis, gateway, &may)?;
+        let turn = self.rails.turn();
+        if let Some(ni) = self.nis.get_mut(id.index()) {
+            ni.used = turn;
+        }
+        Some((id, ProcessId::lustre(gateway)))
     }
 }
 

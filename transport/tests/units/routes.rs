@@ -673,6 +673,30 @@ fn what_does_not_reach_a_gateway_is_not_sent_to_it_instead() {
     }
 }
 
+/// Messages by a gateway leave by each NI on its network in turn, and by the one whose messages go while another's do not.
+#[test]
+fn all_nis_lead_to_a_gateway() {
+    let mut w = two_nis();
+    let sources = |w: &mut World, n: u64| {
+        let mut by = [0, 0];
+        for tag in 0..n {
+            w.op(0, 0, put(tag, SERVER, 70_000));
+            w.run(SEC / 100);
+        }
+        for e in w.events(1) {
+            if let Event::Put(p) = e {
+                by[usize::from(p.source == nid("10.0.0.2@tcp"))] += 1;
+            }
+        }
+        by
+    };
+    assert_eq!(sources(&mut w, 20), [10, 10]);
+    // Messages of one wait for TCP, and nothing has failed yet.
+    w.net.unplug(nid(CLIENT).ip().unwrap(), Cut::Silence);
+    let [stuck, gone] = sources(&mut w, 20);
+    assert!(stuck == 0 && gone >= 15, "{gone} of 20 go by the NI whose messages are taken");
+}
+
 /// An NI without a link does not take the routes with it.
 #[test]
 fn a_gateway_is_reached_by_an_ni_that_has_a_link() {
