@@ -17,6 +17,7 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
+use crate::hash::PeerMap;
 use crate::lnd::{NIDS_OF_PEER, PeerByHand, trim};
 use crate::wire::Nid;
 
@@ -135,7 +136,7 @@ struct Contest {
 pub(crate) struct Aliases {
     /// This node's: entries for `0@lo` mean any of them.
     own: SmallVec<[Nid; 4]>,
-    by_nid: HashMap<Nid, u64>,
+    by_nid: PeerMap<Nid, u64>,
     told: BTreeMap<u64, Told>,
     shares: HashMap<IpAddr, Share>,
     next: u64,
@@ -143,7 +144,7 @@ pub(crate) struct Aliases {
     hands: u64,
     /// NIDs by hand.
     by_hand: usize,
-    contests: HashMap<Nid, Contest>,
+    contests: PeerMap<Nid, Contest>,
     /// Their NIDs by age.
     contests_by_age: VecDeque<Nid>,
 }

@@ -271,18 +271,22 @@ impl Lnet {
                 *since = 0;
             }
             self.buffers.shares.give(lease.to.nid, lease.class(), lease.room());
-            self.leave_the_crowd(Sake::Dest(lease.to.nid));
-            self.leave_the_crowd(Sake::Host(host));
-            if behind {
-                self.leaves_the_crowd(lease.class() as usize, Some(key));
+            if self.buffers.waiting() > 0 {
+                self.leave_the_crowd(Sake::Dest(lease.to.nid));
+                self.leave_the_crowd(Sake::Host(host));
+                if behind {
+                    self.leaves_the_crowd(lease.class() as usize, Some(key));
+                }
+                self.stand_in_line(key);
             }
-            self.stand_in_line(key);
             if let Some(lnd) = lnds.get_mut(lease.ni.index()) {
                 lnd.forget_if_idle(self, cx, entry);
             }
         }
-        self.serve_lines(cx, lnds);
-        self.serve_networks(cx, lnds);
+        if self.buffers.waiting() > 0 {
+            self.serve_lines(cx, lnds);
+            self.serve_networks(cx, lnds);
+        }
     }
 
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.

@@ -21,7 +21,7 @@ impl Lnet {
         };
         let unsure = cx.cfg.discovery && (tx.routed || p.discovery.unsure()) && !tx.answer;
         if (unsure || self.faults.is_some()) && !tx.passed {
-            return self.pass(cx, lnd, peer, tx.take());
+            return self.pass(cx, lnd, peer, tx);
         }
         let (entry, line) = (p.entry, Line::of(tx));
         let held_up = self.held_up(cx, (p.ni, p.host), tx);
@@ -41,13 +41,11 @@ impl Lnet {
 
     /// Launches a message unless its peer is to be asked first, or a fault rule holds it up.
     #[cold]
-    fn pass<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: Msg) {
+    fn pass<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, peer: Key, tx: &mut Msg) {
         let unsure = tx.routed || self.peers.get(peer).is_some_and(|p| p.discovery.unsure());
-        let tx = if unsure { self.discover_first(cx, lnd, peer, tx) } else { Some(tx) };
-        let Some(tx) = tx else { return };
-        if let Some(mut tx) = self.sent_passes(cx, lnd, peer, tx) {
+        if (!unsure || self.is_known_first(cx, lnd, peer, tx)) && self.sent_passes(cx, lnd, peer, tx) {
             tx.passed = true;
-            self.launch(cx, lnd, peer, &mut tx);
+            self.launch(cx, lnd, peer, tx);
         }
     }
 

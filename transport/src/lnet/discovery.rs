@@ -249,53 +249,57 @@ pub(super) struct Subject {
 impl Lnet {
     // ---- asking
 
-    /// Whether a message waits until its peer is known; it is kept then, or ended.
-    pub(super) fn discover_first<L: Lnd<Lnet>>(
+    /// Whether as much is known of a message's peer as it takes; else it is kept until it is, or ended.
+    pub(super) fn is_known_first<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         peer: Key,
-        tx: Msg,
-    ) -> Option<Msg> {
+        tx: &mut Msg,
+    ) -> bool {
         let portal = match tx.hdr.as_ref().map(|h| h.body) {
             Some(LnetBody::Put { portal, .. } | LnetBody::Get { portal, .. }) => portal,
             _ => ping::PORTAL,
         };
         if !cx.cfg.discovery || cx.down || tx.answer || portal == ping::PORTAL {
-            return Some(tx);
+            return true;
         }
-        let subject = match tx.hdr.filter(|_| tx.routed) {
-            Some(hdr) => match self.far_subject(lnd.ni(), peer, hdr.dest_nid) {
+        let dest = tx.hdr.as_ref().filter(|_| tx.routed).map(|h| h.dest_nid);
+        let subject = match dest {
+            Some(dest) => match self.far_subject(lnd.ni(), peer, dest) {
                 Some(far) => far,
                 // More of them are being asked than there is room for.
-                None => return Some(tx),
+                None => return true,
             },
             None => Subject::from(peer),
         };
-        if !self.known(subject)?.unsure() {
-            return Some(tx);
+        if self.known(subject).is_some_and(|known| !known.unsure()) {
+            return true;
         }
-        let (nid, now) = (self.id_of(subject)?.nid, cx.now);
+        let Some(nid) = self.id_of(subject).map(|id| id.nid) else {
+            self.end_waiting(cx, lnd, peer, tx.take(), Err(LnetError::ConnLost));
+            return false;
+        };
         // Of a node behind a router another's word is not enough.
         let is_claimed = subject.far.is_some() && self.aliases.claim_on(nid).is_some();
         if is_claimed {
             self.is_used(cx, nid);
         }
         let is_alias = self.aliases.is_told(nid) && !is_claimed;
-        let known = self.known(subject)?;
+        let Some(known) = self.known(subject) else { return true };
         if is_alias && known.standing.apply(Step::Heard).is_some() {
-            return Some(tx);
+            return true;
         }
         let more = known.more();
-        if now < more.quiet_until {
-            self.end_waiting(cx, lnd, peer, tx, Err(LnetError::Malformed));
-            return None;
+        if cx.now < more.quiet_until {
+            self.end_waiting(cx, lnd, peer, tx.take(), Err(LnetError::Malformed));
+            return false;
         }
-        more.held.push_back(tx);
+        more.held.push_back(tx.take());
         let held = if subject.far.is_some() { &mut self.fars.held } else { &mut self.discovery.held };
         *held += 1;
         self.step(cx, lnd, subject, Step::Ask);
-        None
+        false
     }
 
     /// Our knowledge of a node.

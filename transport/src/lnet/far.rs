@@ -3,11 +3,11 @@
 //! Each is asked who it is before the first message of an application to it, as a peer is, by the gateway that the message was given to;
 //! and by the same gateway it is told of us. Each shard knows those that it sends to.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::discovery::{self, About, PUSHERS, PUSHES, Step, Subject};
 use super::{Lnet, Msg, TxDone};
-use crate::hash::OwnMap;
+use crate::hash::{OwnMap, PeerMap};
 use crate::lnd::{Cx, Lnd, LnetError, NiId};
 use crate::stream::Bucket;
 use crate::stream::slab::{Key, Slab};
@@ -45,7 +45,7 @@ impl From<Key> for Subject {
 #[derive(Debug)]
 pub(crate) struct Fars {
     all: Slab<Far>,
-    by_nid: HashMap<Nid, Key>,
+    by_nid: PeerMap<Nid, Key>,
     by_age: VecDeque<Key>,
     /// Messages that wait for their answers.
     pub(super) held: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Fars {
 
 impl Fars {
     pub(super) fn new() -> Fars {
-        Fars { all: Slab::new(), by_nid: HashMap::new(), by_age: VecDeque::new(), held: 0 }
+        Fars { all: Slab::new(), by_nid: PeerMap::default(), by_age: VecDeque::new(), held: 0 }
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Far> {

@@ -159,27 +159,27 @@ impl Lnet {
         }
     }
 
-    /// Gives back a message that is to be sent now; else it has failed, or is kept for its time.
+    /// Whether a message is to be sent now; else it has failed, or is kept for its time.
     pub(super) fn sent_passes<L: Lnd<Lnet>>(
         &mut self,
         cx: &mut Cx,
         lnd: &mut L,
         peer: Key,
-        tx: Msg,
-    ) -> Option<Msg> {
-        let Some((faults, hdr)) = self.faults.as_mut().zip(tx.hdr) else { return Some(tx) };
+        tx: &mut Msg,
+    ) -> bool {
+        let Some((faults, hdr)) = self.faults.as_mut().zip(tx.hdr) else { return true };
         match faults.rules.judge(cx.now, Going::Out, &hdr) {
             Some(Hit::Fail(cause, why)) => {
                 cx.counters.fault_fails += 1;
-                self.failed(cx, peer, tx, why, cause);
-                None
+                self.failed(cx, peer, tx.take(), why, cause);
+                false
             }
             Some(Hit::Delay(ns, by)) if faults.delayed.len() < DELAYED_MAX && !cx.down => {
                 cx.counters.fault_delays += 1;
-                faults.hold(cx.now + ns, by, What::Sent(lnd.ni(), peer, Box::new(tx)));
-                None
+                faults.hold(cx.now + ns, by, What::Sent(lnd.ni(), peer, Box::new(tx.take())));
+                false
             }
-            _ => Some(tx),
+            _ => true,
         }
     }
 

@@ -4,12 +4,11 @@
 //! A peer's value is the affair of that NID's home, an own NI's that of the first shard; the others are told of each change, and keep
 //! a copy to choose by. Only peers with several NIDs have one: where there is nothing to choose, nothing is kept.
 
-use std::collections::HashMap;
-
 use super::Lnet;
 use super::aliases::{Aliases, Nids};
 use super::causes::{BEST, Cause, Causes};
 use super::remote::Body;
+use crate::hash::PeerMap;
 use crate::lnd::config::SEC;
 use crate::lnd::{Cx, Lnd, LnetError, NIS_MAX, NiId};
 use crate::stream::ShardId;
@@ -46,7 +45,7 @@ impl PeerNi {
 /// Values of peers' NIs.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    pub(super) peers: HashMap<Nid, PeerNi>,
+    pub(super) peers: PeerMap<Nid, PeerNi>,
     /// Time at which own NIs get better, in ns; 0 for none that is ill.
     pub(super) own_due: u64,
 }

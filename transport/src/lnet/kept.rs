@@ -4,11 +4,12 @@
 //! An entry that comes for the same NID by the same NI of ours has them again. Of peers with one NID nothing is kept. Strangers
 //! decide how many there are: the oldest give way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::Lnet;
 use super::figures::PeerFigures;
 use super::peer::Figures;
+use crate::hash::PeerMap;
 use crate::lnd::{Moved, NiId};
 use crate::stream::slab::{Key, Slab};
 use crate::wire::{Nid, ProcessId};
@@ -23,13 +24,13 @@ type Name = (NiId, ProcessId);
 #[derive(Debug)]
 pub(crate) struct Kept {
     all: Slab<(Name, Box<Figures>)>,
-    by_name: HashMap<Name, Key>,
+    by_name: PeerMap<Name, Key>,
     by_age: VecDeque<Key>,
 }
 
 impl Kept {
     pub(super) fn new() -> Kept {
-        Kept { all: Slab::new(), by_name: HashMap::new(), by_age: VecDeque::new() }
+        Kept { all: Slab::new(), by_name: PeerMap::default(), by_age: VecDeque::new() }
     }
 
     /// Places for them.

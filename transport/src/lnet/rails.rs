@@ -9,12 +9,12 @@
 //! has said so, too, but a gateway of ours to the NID's network.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
 use super::Lnet;
 use super::hop::Hop;
+use crate::hash::PeerMap;
 use crate::lnd::{Cx, Lnd, NiId};
 use crate::stream::Bucket;
 use crate::stream::slab::Key;
@@ -50,7 +50,7 @@ struct Set {
 /// Rails of peers, by the NID that applications name.
 #[derive(Debug, Default)]
 pub(super) struct Rails {
-    sets: HashMap<Nid, Set>,
+    sets: PeerMap<Nid, Set>,
     clock: u64,
 }
 

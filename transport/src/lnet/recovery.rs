@@ -19,7 +19,7 @@
 //! Strangers may tell of any NIDs. Of one that nothing but a node's word says is down, pings end when that node's last connection has,
 //! and go on when it says so again. Such an entry for a peer is charged to the host that told of it, and goes with the ping.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use fsm::Fsm;
 
@@ -28,7 +28,7 @@ use super::asking::ROOM;
 use super::causes::BEST;
 use super::ops::OpKind;
 use super::remote::Body;
-use crate::hash::OwnMap;
+use crate::hash::{OwnMap, PeerMap};
 use crate::lnd::config::SEC;
 use crate::lnd::{AppId, Config, Cx, Lnd, LnetError, NiId};
 use crate::stream::Bucket;
@@ -105,7 +105,7 @@ struct Patient {
 /// NIDs that are pinged until they are well.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    patients: HashMap<Nid, Patient>,
+    patients: PeerMap<Nid, Patient>,
     /// Times of pings.
     due: BTreeSet<(u64, Nid)>,
     /// Pings under way, by number.
@@ -116,7 +116,7 @@ pub(super) struct Recovery {
 
 impl Default for Recovery {
     fn default() -> Recovery {
-        let (patients, due, asked) = (HashMap::new(), BTreeSet::new(), OwnMap::default());
+        let (patients, due, asked) = (PeerMap::default(), BTreeSet::new(), OwnMap::default());
         Recovery { patients, due, asked, wake: u64::MAX }
     }
 }

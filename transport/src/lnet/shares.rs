@@ -4,9 +4,10 @@
 //! message is for one that holds more waits until one of those messages has left (`lines.rs`). One without a buffer of the class has
 //! a turn, unless less than a quarter is free, so that slow senders to a NID do not keep others from it.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::class::{BufferClass, CLASSES};
+use crate::hash::PeerMap;
 use crate::lnd::budget::{Room, crowds};
 use crate::wire::Nid;
 
@@ -19,7 +20,7 @@ struct Share {
 
 /// Shares of all NIDs that messages are on their way to.
 #[derive(Debug, Default)]
-pub(super) struct Shares(HashMap<Nid, Share>);
+pub(super) struct Shares(PeerMap<Nid, Share>);
 
 impl Shares {
     /// Whether a message of `len` bytes for `to` has to leave what is free to those for others.
@@ -41,13 +42,14 @@ impl Shares {
 
     /// Messages for `to` have given theirs back.
     pub(super) fn give(&mut self, to: Nid, class: BufferClass, n: Room) {
-        let Some(s) = self.0.get_mut(&to) else { return };
+        let Entry::Occupied(mut there) = self.0.entry(to) else { return };
+        let s = there.get_mut();
         if let Some(held) = s.held.get_mut(class as usize) {
             *held = held.saturating_sub(n.buffers);
         }
         s.bytes = s.bytes.saturating_sub(n.bytes);
         if s.held.iter().all(|n| *n == 0) {
-            self.0.remove(&to);
+            there.remove();
         }
     }
 }

@@ -34,6 +34,7 @@ use super::class::{BufferClass, GROUPS};
 use super::guest::{Guest, Lease};
 use super::remote::Body;
 use super::{Lnet, TxDone};
+use crate::hash::PeerMap;
 use crate::lnd::config::SEC;
 use crate::lnd::{Cx, Lnd};
 use crate::stream::INLINE_PAYLOAD_MAX;
@@ -67,7 +68,7 @@ struct Strike {
 /// Nodes that take nothing, by NID, at the homes of the next hops.
 #[derive(Debug, Default)]
 pub(super) struct Stuck {
-    strikes: HashMap<Nid, Strike>,
+    strikes: PeerMap<Nid, Strike>,
     /// Those that messages of sources are for which have no buffer left: asked about in this turn.
     asked: HashSet<ProcessId>,
 }

@@ -540,9 +540,9 @@ impl<P: Port> Streams for LcoreStreams<P> {
         self.touch(id, |_| ());
     }
 
-    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
-        self.now = self.clock.now();
-        let busy = self.stack.poll(self.now);
+    fn turn(&mut self, now: u64, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
+        self.now = now;
+        let busy = self.stack.poll(now);
         self.gather();
         self.end_dials();
         if let Some(d) = self.stack.duplicate_address() {

@@ -226,11 +226,16 @@ impl Mesh {
     }
 
     /// Turns the own streams and opens mail: all `Progress` of a stream's owner before any `Bytes`.
-    pub(super) fn turn<S: Streams>(&mut self, own: &mut Option<S>, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+    pub(super) fn turn<S: Streams>(
+        &mut self,
+        now: u64,
+        own: &mut Option<S>,
+        sink: &mut dyn FnMut(Input<'_>),
+    ) -> Work {
         self.relay.home().drain();
         let mut work = Work::Idle;
         if let Some(own) = own {
-            work = self.turn_own(own, sink);
+            work = self.turn_own(now, own, sink);
             self.pass_on_tellings(own);
         }
         let mut n = 0;
@@ -362,7 +367,7 @@ mod tests {
         let dial = DialSpec { id: DialId(3), remote, local_ip, privileged: true, until: 1 };
         mesh.act(&mut own, &mut Action::Dial(dial));
         let mut told = Vec::new();
-        mesh.turn(&mut own, &mut |input| match input {
+        mesh.turn(1, &mut own, &mut |input| match input {
             Input::Stream(Happened::Released(l)) => told.push((l.0, None)),
             Input::Stream(Happened::DialFailed(d, why)) => told.push((d.0, Some(why))),
             _ => {}

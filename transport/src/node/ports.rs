@@ -171,7 +171,7 @@ impl<S: Streams> Streams for Ports<S> {
         }
     }
 
-    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
+    fn turn(&mut self, now: u64, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
         let mut work = Work::of(self.astray.len() + self.nowhere.len() + self.unsent.len());
         for l in self.unsent.drain(..) {
             sink(Happened::Released(l));
@@ -184,7 +184,7 @@ impl<S: Streams> Streams for Ports<S> {
         }
         for (port, m) in self.all.iter_mut().enumerate() {
             let own = |c| named(port, c);
-            work = work.and(m.streams.turn(&mut |happened| {
+            work = work.and(m.streams.turn(now, &mut |happened| {
                 sink(match happened {
                     Happened::Opened(c, info) => Happened::Opened(own(c), info),
                     Happened::Progress(c, p) => Happened::Progress(own(c), p),
@@ -338,7 +338,7 @@ mod tests {
         ports.dial(&DialSpec { id: DialId(3), remote, local_ip, privileged: true, until: 1 });
         assert!(ports.deadline().is_some());
         let mut told = Vec::new();
-        ports.turn(&mut |happened| match happened {
+        ports.turn(1, &mut |happened| match happened {
             Happened::Released(l) => told.push((l.0, None)),
             Happened::DialFailed(d, why) => told.push((d.0, Some(why))),
             _ => {}

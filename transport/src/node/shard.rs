@@ -158,8 +158,8 @@ impl<S: Streams + Inspect, A: App> Shard<S, A> {
         }
         let machine = &mut self.machine;
         let mut work = match &mut self.outside {
-            Outside::Alone(s) => s.turn(&mut |happened| machine.hear(now, happened)),
-            Outside::Meshed(mesh, own) => mesh.turn(own, &mut |input| machine.handle(now, input)),
+            Outside::Alone(s) => s.turn(now, &mut |happened| machine.hear(now, happened)),
+            Outside::Meshed(mesh, own) => mesh.turn(now, own, &mut |input| machine.handle(now, input)),
         };
         if self.machine.deadline().is_some_and(|t| t <= now) {
             self.machine.handle(now, Input::Timer);

@@ -580,13 +580,12 @@ impl Streams for SockStreams {
         }
     }
 
-    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
+    fn turn(&mut self, now: u64, sink: &mut dyn FnMut(Happened<'_>)) -> Work {
         if !std::mem::take(&mut self.polled) {
             self.poll_kernel(Some(Duration::ZERO));
         }
         self.pool.home().drain();
         self.small.home().drain();
-        let now = self.now();
         if self.accepting.due(now) {
             self.accept_all();
         }

@@ -112,8 +112,9 @@ pub trait Streams {
         }
     }
 
-    /// Receives, runs timers, and tells what happened: all `Progress` before any `Bytes`.
-    fn turn(&mut self, sink: &mut dyn FnMut(Happened<'_>)) -> Work;
+    /// Receives, runs timers, and tells what happened: all `Progress` before any `Bytes`. `now` is of [`Streams::now`]: whoever turns them
+    /// has asked for it already, and reading a clock is a good part of a turn that finds nothing.
+    fn turn(&mut self, now: u64, sink: &mut dyn FnMut(Happened<'_>)) -> Work;
 
     /// Sends what was asked for since the last turn.
     fn flush(&mut self) -> Work;

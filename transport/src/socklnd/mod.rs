@@ -32,7 +32,7 @@ mod txq;
 mod version;
 mod zc;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use self::begun::Begun;
 pub(crate) use self::conn::Conn;
@@ -46,7 +46,7 @@ pub(crate) use self::migration::Migrating;
 pub use self::peer::DialWhy;
 use self::peer::Peer;
 use self::standing::{HOLD, StandAction, StandEvent, Standing};
-use crate::hash::OwnMap;
+use crate::hash::{OwnMap, PeerMap};
 use crate::lnd::budget::Cause;
 use crate::lnd::timers::Timers;
 use crate::lnd::{Cx, LnetError, Moved, NiId, Upper};
@@ -67,7 +67,7 @@ pub(crate) struct Socklnd<U: Upper> {
     /// The connection that something happened to last.
     recent: Key,
     peers: Slab<Peer<U::Token>>,
-    by_peer: HashMap<ProcessId, Key>,
+    by_peer: PeerMap<ProcessId, Key>,
     dials: OwnMap<DialId, Key>,
     next_dial: u64,
     lends: Slab<LendRec<U::Token>>,
@@ -131,7 +131,7 @@ impl<U: Upper> Socklnd<U> {
             by_id: OwnMap::default(),
             recent: Key::NOWHERE,
             peers: Slab::new(),
-            by_peer: HashMap::new(),
+            by_peer: PeerMap::default(),
             dials: OwnMap::default(),
             next_dial: u64::from(me.0),
             lends: Slab::new(),

@@ -1,6 +1,7 @@
 //! Network identifiers and process identifiers (docs/protocol/lnet.md §1).
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -32,8 +33,16 @@ const ONE6: &str = "give the address of one machine, for example fd00::1@tcp";
 ///
 /// Kept in the byte-order-free 20-byte form of lnet.md §1.2, whose byte order is also the order of the race rule
 /// (socklnd.md §2.6 step 6): size, type, number, address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nid([u8; 20]);
+
+impl Hash for Nid {
+    /// All have one length, which need not be hashed for each message.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
 
 impl Nid {
     /// Matches every NID.

@@ -132,7 +132,7 @@ impl World {
     fn once(&mut self, told: &mut Vec<Told>) -> bool {
         self.wait(1000);
         let reads = self.reads;
-        let busy = self.rt.turn(&mut |happened| {
+        let busy = self.rt.turn(self.rt.now(), &mut |happened| {
             told.push(match happened {
                 Happened::Opened(c, info) => Told::Opened(c, info.dial),
                 Happened::DialFailed(d, _) => Told::DialFailed(d),

@@ -145,7 +145,7 @@ fn a_dial_that_is_over_leaves_no_socket() {
     let mut turn = |at: u64| {
         now.store(at, Ordering::Relaxed);
         let mut told = Vec::new();
-        rt.turn(&mut |i| match i {
+        rt.turn(rt.now(), &mut |i| match i {
             Happened::DialFailed(d, why) => told.push((d, why)),
             Happened::Opened(..) => panic!("its queue was full"),
             _ => {}

@@ -439,7 +439,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     let mute = TcpStream::connect(at).unwrap();
     let mut reader = TcpStream::connect(at).unwrap();
     while opened.len() < 2 {
-        rt.turn(&mut |i| {
+        rt.turn(rt.now(), &mut |i| {
             if let Happened::Opened(id, info) = i {
                 opened.push((id, info.remote));
             }
@@ -466,7 +466,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     reader.set_nonblocking(true).unwrap();
     let mut len = 0;
     while len < got.len() {
-        rt.turn(&mut |i| home.extend(if let Happened::Released(l) = i { Some(l.0) } else { None }));
+        rt.turn(rt.now(), &mut |i| home.extend(if let Happened::Released(l) = i { Some(l.0) } else { None }));
         rt.flush();
         len += reader.read(&mut got[len..]).unwrap_or(0);
     }
@@ -476,7 +476,7 @@ fn answers_that_are_not_read_leave_lendings_to_operations_of_ours() {
     let mut rest = vec![0; 8 + (1 << 20)];
     let mut len = 0;
     while len < rest.len() || home.len() < 402 {
-        rt.turn(&mut |i| home.extend(if let Happened::Released(l) = i { Some(l.0) } else { None }));
+        rt.turn(rt.now(), &mut |i| home.extend(if let Happened::Released(l) = i { Some(l.0) } else { None }));
         rt.flush();
         len += reader.read(&mut rest[len..]).unwrap_or(0);
     }

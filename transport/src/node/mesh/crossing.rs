@@ -149,14 +149,19 @@ fn ship(
 
 impl Mesh {
     /// Turns the own streams, and tells what happened to the machine here or to the home that it is for.
-    pub(super) fn turn_own(&mut self, own: &mut impl Streams, sink: &mut dyn FnMut(Input<'_>)) -> Work {
+    pub(super) fn turn_own(
+        &mut self,
+        now: u64,
+        own: &mut impl Streams,
+        sink: &mut dyn FnMut(Input<'_>),
+    ) -> Work {
         let (exported, post, me) = (&mut self.exported, &mut self.post, self.shards.me);
         let (homes, dials, imported) = (&self.homes, &mut self.dials, &mut self.imported);
         let (reread, listening) = (&mut self.reread, &mut self.listening);
         for c in reread.drain(..) {
             own.read(c);
         }
-        own.turn(&mut |happened| {
+        own.turn(now, &mut |happened| {
             let mut to = |home: Home, ev| post.send(home.shard(homes), Mail::Stream(home, ev));
             let here = match happened {
                 Happened::Opened(c, info) => {
