@@ -37,6 +37,8 @@ pub(crate) struct Tx<T> {
     pub(crate) routed: bool,
     /// More of its payload will follow.
     pub(crate) begins: bool,
+    /// Its LND sends it by another connection than messages that are shorter ([`super::Lnd::is_apart`]).
+    pub(crate) bulk: bool,
 }
 
 impl<T> Tx<T> {
@@ -59,6 +61,7 @@ impl<T> Tx<T> {
             retries: 0,
             routed: false,
             begins: false,
+            bulk: false,
         }
     }
 
@@ -102,7 +105,7 @@ impl<T> Tx<T> {
             return Uses::default();
         }
         let (answers, passed) = (self.shares().into(), self.forwarded.into());
-        let short = (!self.forwarded && self.is_short()).into();
+        let short = (!self.forwarded && !self.bulk).into();
         Uses { credits: 1, answers, passed, short, pieces: self.pieces(), ..Uses::default() }
     }
 }

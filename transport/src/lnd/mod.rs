@@ -297,6 +297,8 @@ pub(crate) struct Nobody;
 pub(crate) trait Lnd<U: Upper> {
     /// Its NI.
     fn ni(&self) -> NiId;
+    /// Whether a message to the peer goes by another connection than shorter ones: order holds on each (socklnd.md §7).
+    fn is_apart(&self, cx: &Cx, peer: Key, tx: &Tx<U::Token>) -> bool;
     /// The way that a message to the peer would take, if there is one; dials what is missing.
     fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way>;
     /// Sends a message that has its credits by the way it has (`lnd_send`), or, where that is clear, one that needs none.

@@ -1,8 +1,8 @@
 //! Credits of peers and of the NI (docs/protocol/lnet.md §7): a message is sent when it has one of each.
 //!
 //! Messages that a router passes on may hold all credits of a slow next hop, and of the NI those that answers may have, and so may
-//! bulk of the node's own: a message without pages, and one with some, may go to each peer all the same, and wait in lines of their own
-//! (`queues.rs`). So checks of routers are answered whatever is passed on, and who reads bulk slowly behind a router keeps nobody's
+//! bulk of the node's own: a message that goes by the connection for short ones, and one by that for bulk, may go to each peer all the same,
+//! and wait in lines of their own (`queues.rs`). So checks of routers are answered whatever is passed on, and who reads bulk slowly behind a router keeps nobody's
 //! short messages waiting, as long as the router reads the connection that those go by.
 
 use super::figures::Timed;
@@ -23,7 +23,9 @@ impl Lnet {
         if (unsure || self.faults.is_some()) && !tx.passed {
             return self.pass(cx, lnd, peer, tx);
         }
-        let (entry, line) = (p.entry, Line::of(tx));
+        let entry = p.entry;
+        tx.bulk = !tx.forwarded && lnd.is_apart(cx, entry, tx);
+        let line = Line::of(tx);
         let held_up = self.held_up(cx, (p.ni, p.host), tx);
         if p.waiting.front(line).is_some() || !p.has_credit(cx.cfg.peer_credits, line) || held_up {
             return self.wait_for_credit(cx, lnd, peer, tx.take(), held_up);

@@ -1,9 +1,10 @@
-//! Messages that wait for credits of their peer (`credits.rs`): those of this node with pages and those without, and those of other
-//! nodes that it passes on, each in the order in which they came.
+//! Messages that wait for credits of their peer (`credits.rs`): those of this node that go by the connection for bulk, its others, and those
+//! of other nodes that it passes on, each in the order in which they came. So order holds on each connection, as with kernels
+//! (docs/protocol/socklnd.md §7).
 //!
 //! Messages that a router passes on wait for a next hop that is slow, and hold its credits. Its own do not wait behind them: users of
-//! a router take their routes down where it does not answer their checks (docs/protocol/upper.md §1.5). Nor do messages without pages
-//! wait behind bulk, which goes by another connection (docs/protocol/socklnd.md §3): one node behind a router that takes bulk slowly
+//! a router take their routes down where it does not answer their checks (docs/protocol/upper.md §1.5). Nor do short messages
+//! wait behind bulk, which goes by another connection: one node behind a router that takes bulk slowly
 //! would hold up what is for all others behind it. Where messages of several lines have a credit they leave in turn, so none keeps
 //! another waiting for ever.
 
@@ -19,9 +20,9 @@ use crate::wire::Nid;
 /// A line of messages that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// Of this node, without pages: answers, operations, what it asks and tells peers.
+    /// Of this node, shorter than bulk, or all of them where one connection has both.
     Short,
-    /// Of this node, with pages.
+    /// Of this node, by the connection for bulk.
     Bulk,
     /// Of other nodes.
     PassedOn,
@@ -34,10 +35,10 @@ impl Line {
     /// The line of a message.
     #[inline]
     pub(super) fn of(tx: &Msg) -> Line {
-        match (tx.forwarded, tx.is_short()) {
+        match (tx.forwarded, tx.bulk) {
             (true, _) => Line::PassedOn,
-            (false, true) => Line::Short,
-            (false, false) => Line::Bulk,
+            (false, false) => Line::Short,
+            (false, true) => Line::Bulk,
         }
     }
 }
@@ -215,7 +216,6 @@ mod tests {
     use super::*;
     use crate::lnd::Payload;
     use crate::lnet::TxDone;
-    use crate::testing::data::pages;
     use crate::wire::{LnetBody, LnetHdr, WireHandle};
 
     fn msg(n: u32, forwarded: bool, answer: bool) -> Msg {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn bulk(n: u32) -> Msg {
-        Msg { payload: pages(8192), ..msg(n, false, false) }
+        Msg { bulk: true, ..msg(n, false, false) }
     }
 
     fn pids(all: impl IntoIterator<Item = Msg>) -> Vec<u32> {

@@ -26,6 +26,11 @@ impl<U: Upper> Lnd<U> for Socklnd<U> {
     }
 
     #[inline]
+    fn is_apart(&self, cx: &Cx, peer: Key, tx: &Tx<U::Token>) -> bool {
+        Socklnd::is_apart(self, cx, peer, tx)
+    }
+
+    #[inline]
     fn send(&mut self, up: &mut U, cx: &mut Cx, peer: Key, tx: &mut Tx<U::Token>, way: Option<Way>) {
         self.send_by(up, cx, peer, tx, way);
     }

@@ -36,6 +36,13 @@ fn stays<T>(tx: &Tx<T>, version: Version, now: u64) -> Option<LnetError> {
     (tx.forwarded && tx.deadline <= now).then_some(LnetError::TimedOut)
 }
 
+/// Whether a message is bulk in this version, by what its header promises: not all of it need be here (socklnd.md §7).
+#[inline]
+fn is_bulk<T>(cx: &Cx, version: Version, tx: &Tx<T>) -> bool {
+    let payload = tx.hdr.as_ref().map_or(0, |h| h.payload_len);
+    version.hdr_len() as u64 + u64::from(payload) >= u64::from(cx.cfg.min_bulk)
+}
+
 impl<U: Upper> Socklnd<U> {
     /// The best connection of a peer for a message (socklnd.md §7), and whether no other suits as well.
     fn best(&self, cx: &Cx, peer: Key, cargo: Cargo) -> Option<(Key, bool)> {
@@ -84,6 +91,21 @@ impl<U: Upper> Socklnd<U> {
         self.send_by(up, cx, peer, &mut tx, way);
     }
 
+    /// Whether a message goes by another connection than shorter ones.
+    #[inline]
+    pub(super) fn is_apart(&self, cx: &Cx, peer: Key, tx: &Tx<U::Token>) -> bool {
+        // Most are shorter than bulk is in any version.
+        cx.cfg.typed_conns
+            && is_bulk(cx, Version::V4, tx)
+            && self.peers.get(peer).is_some_and(|p| {
+                let version = p.version.unwrap_or_else(|| self.version_of(cx, peer));
+                let ([small, large], sets) = p.usual;
+                // A peer's connections need not be typed.
+                let one = small == large && small != Key::NOWHERE && sets == self.sets;
+                !one && is_bulk(cx, version, tx)
+            })
+    }
+
     /// The way that a message would take, if there is one. Dials what is missing.
     #[inline]
     pub(super) fn way(&mut self, cx: &mut Cx, peer: Key, tx: &Tx<U::Token>) -> Option<Way> {
@@ -95,9 +117,7 @@ impl<U: Upper> Socklnd<U> {
             self.maybe_dial(cx, peer);
         }
         let version = version.unwrap_or_else(|| self.version_of(cx, peer));
-        // By what its header promises: not all of it need be here.
-        let payload = tx.hdr.as_ref().map_or(0, |h| h.payload_len);
-        let bulk = version.hdr_len() as u64 + u64::from(payload) >= u64::from(cx.cfg.min_bulk);
+        let bulk = is_bulk(cx, version, tx);
         let p = self.peers.get(peer)?;
         let ([small, large], sets) = p.usual;
         let usual = match bulk {

@@ -56,6 +56,7 @@ pub(super) fn noop<T: Default>(cookie: u64) -> Tx<T> {
         forwarded: false,
         routed: false,
         begins: false,
+        bulk: false,
     }
 }
 

@@ -105,6 +105,40 @@ pub(crate) fn free(w: &mut World) -> i64 {
     (0..w.shards).map(|n| w.view(n).buffers[2].credits).sum()
 }
 
+/// Messages with pages and without, shorter than bulk and longer, for a peer that is slow to take any: those of each connection are in the
+/// order of their operations, as at kernels, whatever waited for credits. Messages without pages overtook the others of CONTROL.
+#[test]
+fn messages_of_each_connection_keep_their_order() {
+    for (shards, min_bulk) in [(1, 1024), (2, 1024), (1, 1 << 20)] {
+        for version in [Version::V1, Version::V3, Version::V4] {
+            let cfg = Config { discovery: false, min_bulk, ..small([0, 0, 200], 64) };
+            let mut w = world(&cfg, shards);
+            let hop = Hop::connects(&mut w, 66, version);
+            let (home, target) = (w.net.home(0, hop.nid.ip().unwrap()), ProcessId::lustre(hop.nid));
+            w.net.raw_acks = false;
+            for n in 0..60 {
+                let len = [0, 500, 64, 900, 3000, 161][n as usize % 6];
+                w.net.op(home, Spot(9, n).put(100 + n, target, seeded(len, n), false));
+            }
+            w.run(SEC);
+            for _ in 0..60 {
+                hop.links.iter().for_each(|l| w.net.raw_ack(*l));
+                w.run(SEC / 10);
+            }
+            let came = [CONTROL, BULK].map(|at| {
+                let tag = |(hdr, _): &(LnetHdr, u64)| match hdr.body {
+                    LnetBody::Put { hdr_data, .. } => Some(hdr_data),
+                    _ => None,
+                };
+                hop.came(&w, at).iter().filter_map(tag).collect::<Vec<_>>()
+            });
+            assert!(came.iter().all(|tags| tags.is_sorted()), "{shards} {min_bulk} {version:?}: {came:?}");
+            let bulk = if min_bulk == 1024 { 10 } else { 0 };
+            assert_eq!(came.map(|tags| tags.len()), [60 - bulk, bulk], "{shards} {min_bulk} {version:?}");
+        }
+    }
+}
+
 /// A next hop reads its CONTROL, and next to nothing of the bulk that is passed on to it, or that is the node's own: it holds all
 /// credits of the peer. It is answered, asked and told within a tenth of a second all the same, so no user takes its route down, and
 /// nobody behind it waits for its bulk.
