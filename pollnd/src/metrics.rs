@@ -3,6 +3,7 @@
 
 mod lnet;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,7 +18,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use transport::lnet::figures::Latency;
 use transport::node::inspect::{Counts, Inspection};
-use transport::socklnd::Contact;
+use transport::socklnd::{Contact, PeerBrief};
+use transport::wire::ProcessId;
 
 use crate::inspect::seats::Seats;
 use crate::limits;
@@ -58,6 +60,29 @@ struct Node {
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("nids", &self.nids).finish_non_exhaustive()
+    }
+}
+
+/// Figures of peers. One that several NIs of the node speak with is one.
+#[derive(Default)]
+struct Rows {
+    places: HashMap<ProcessId, usize>,
+    /// Connections, whether it is dialled, credits that are used, and messages that wait, of the first [`PEERS`].
+    rows: Vec<(String, [u32; 4])>,
+}
+
+impl Rows {
+    fn add(&mut self, p: &PeerBrief) {
+        let dialled = !matches!(p.contact, Contact::Idle | Contact::Routed);
+        let [conns, is_dialled, used, queued] = [p.conns, dialled.into(), p.credits_used, p.queued];
+        let next = self.places.len();
+        let place = *self.places.entry(p.id).or_insert(next);
+        if place == self.rows.len() && place < PEERS {
+            self.rows.push((p.id.to_string(), [conns, is_dialled, used, queued]));
+        } else if let Some((_, sum)) = self.rows.get_mut(place) {
+            let [c, d, u, q] = *sum;
+            *sum = [c + conns, d.max(is_dialled), u + used, q + queued];
+        }
     }
 }
 
@@ -116,19 +141,14 @@ impl Node {
     }
 
     fn peers(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (mut rows, mut all) = (Vec::new(), 0_i64);
+        let mut all = Rows::default();
         // An lcore that does not answer is told above.
         let _ = self.front.peers(None, |p| {
-            all += 1;
-            if rows.len() < PEERS {
-                let dialled = !matches!(p.contact, Contact::Idle | Contact::Routed);
-                let figures = [p.conns, dialled.into(), p.credits_used, p.queued];
-                rows.push((p.id.to_string(), figures));
-            }
+            all.add(p);
             true
         });
         e.encode_descriptor("peers", "Peers that are remembered", None, MetricType::Gauge)?
-            .encode_gauge(&all)?;
+            .encode_gauge(&i64::try_from(all.places.len()).unwrap_or(i64::MAX))?;
         let names = [
             ("peer_connections", "Connections with the peer that passed the HELLO"),
             ("peer_dialled", "Whether the peer is being dialled, or greeted"),
@@ -138,7 +158,7 @@ impl Node {
         for (i, (name, help)) in names.into_iter().enumerate() {
             let help = format!("{help}; of the first {PEERS} peers");
             let mut m = e.encode_descriptor(name, &help, None, MetricType::Gauge)?;
-            for (peer, figures) in &rows {
+            for (peer, figures) in &all.rows {
                 m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(figures[i]))?;
             }
         }

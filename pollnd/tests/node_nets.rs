@@ -4,6 +4,8 @@
 #![allow(missing_docs)]
 
 #[allow(dead_code)]
+mod openmetrics;
+#[allow(dead_code)]
 mod proc;
 
 use std::path::Path;
@@ -21,6 +23,28 @@ fn link(dir: &Path) -> [String; 2] {
 
 fn ctl(node: &Proc, words: &[&str]) -> End {
     run(&[&["lnetctl", "--node", &node.id().to_string()], words].concat())
+}
+
+/// Of two lcores each: an export has settings, and no sums over lcores, so that a node takes its own. What they tell Prometheus is such a page.
+#[test]
+fn settings_of_several_lcores_are_no_sums() {
+    let at = "127.0.0.1:19871";
+    let words = ["node", "--nid", "10.9.0.1@tcp", "--vdev", "net_ring0", "--ni", "10.7.0.1@tcp2", "--vdev", "net_ring1"];
+    let more = ["--lcores", "2", "--idle", "yield", "--routing", "--metrics", at];
+    let few = ["--tunable", "large_router_buffers=1", "--tunable", "small_router_buffers=7"];
+    let node = start(&[&words[..], &more, &few, &["--", "--no-huge"]].concat()).up();
+    ctl(&node, &["net", "add", "--nid", "10.8.0.1@tcp1", "--if", "net_ring1", "--credits", "300"]).good();
+    let shown = ctl(&node, &["net", "show", "-v"]).good().out;
+    let credits: Vec<&str> = shown.lines().filter_map(|l| l.trim().strip_prefix("credits: ")).collect();
+    assert_eq!(credits, ["0", "256", "256", "300"], "{shown}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("own.yaml").display().to_string();
+    for form in [&["export"][..], &["export", "--backup"]] {
+        ctl(&node, &[form, &[&file]].concat()).good();
+        ctl(&node, &["import", &file]).good().tells(&["nothing is other"]);
+    }
+    openmetrics::page(at);
+    node.stop().good();
 }
 
 #[test]
