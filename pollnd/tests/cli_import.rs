@@ -299,8 +299,8 @@ fn what_cannot_be_deleted_is_told_with_its_place() {
             "standard input:2:3: route: there is no route to tcp7 by 10.0.0.8@tcp",
             "standard input:4:3: peer: no peer has the NID 10.0.0.9@tcp",
             "standard input:8:5: net: 10.0.0.9@tcp9 is no NI of this node",
-            "standard input:9:5: net: no NI of this node is on the network tcp9 by the interface eth7",
-            ": fault: there is no rule drop source=* dest=*@tcp9 rate=8",
+            "standard input:9:5: net: this node has no NI on the network tcp9 by the interface eth7",
+            ": fault: there is no fault rule drop source=* dest=*@tcp9 rate=8",
         ],
     );
     // The number is that of the last, as the verbs have it.

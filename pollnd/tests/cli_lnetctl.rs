@@ -175,6 +175,8 @@ fn options_of_lnetctl_s_are_known() {
     at.ctl(&node, &["net", "set", "--net", "tcp", "--health", "300"])
         .failed(234, &["errno: -22", "give --nid NID, or --all"]);
     at.ctl(&node, &["net", "set", "--net", "tcp"]).failed(234, &["nothing to set"]);
+    at.ctl(&node, &["net", "set", "--net", "tcp9", "--lnd-timeout", "5"])
+        .failed(234, &["this node has no NI on the network tcp9"]);
     let end = at.ctl(&node, &["set", "lnd_timeout", "5"]).failed(255, &["net set --all --lnd-timeout 5"]);
     assert!(end.err.starts_with("lnetctl: 'lnd_timeout' is not a valid command."), "{end:?}");
     at.ctl(&node, &["net", "set", "--all", "--lnd-timeout", "5"]).good();
@@ -234,12 +236,22 @@ fn a_number_that_is_not_said_may_be_said_so() {
     route("del", &[]).good();
     route("add", &["--hop", "-2"]).failed(234, &["errno: -22", "between 1 and 255"]);
     route("add", &["--priority", "-2"]).failed(234, &["errno: -22", "invalid priority"]);
-    let all = ["--credits", "--peer-credits", "--peer-buffer-credits", "--peer-timeout", "--conns-per-peer", "--tos"];
+    let all = [
+        "--credits",
+        "--peer-credits",
+        "--peer-buffer-credits",
+        "--peer-timeout",
+        "--conns-per-peer",
+        "--tos",
+    ];
     let more: Vec<&str> = all.iter().flat_map(|name| [*name, "-1"]).collect();
     let nid = format!("{}@tcp1", own_ip());
     at.ctl(&node, &[&["net", "add", "--nid", &nid], &more[..]].concat()).good();
-    at.ctl(&node, &["net", "show", "-v", "--net", "tcp1"]).good().says(&[" peer_credits: 8\n", " credits: 256\n"]);
-    at.ctl(&node, &["net", "add", "--net", "tcp2", "--if", "lo", "--credits", "0"]).failed(2, &["1 to 65535"]);
+    at.ctl(&node, &["net", "show", "-v", "--net", "tcp1"])
+        .good()
+        .says(&[" peer_credits: 8\n", " credits: 256\n"]);
+    at.ctl(&node, &["net", "add", "--net", "tcp2", "--if", "lo", "--credits", "0"])
+        .failed(2, &["1 to 65535"]);
     at.ctl(&node, &["net", "add", "--net", "tcp2", "--if", "lo", "--peer-credits", "-2"])
         .failed(234, &["errno: -22", "peer_credits -2: all NIs of this node have 8"]);
     node.stop().good();

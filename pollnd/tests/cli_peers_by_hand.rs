@@ -78,7 +78,10 @@ fn peers_are_added_and_deleted_by_hand() {
     told(
         &["peer", "add", "--prim_nid", &second],
         239,
-        &["add:\n-     peer:\n      errno: -17\n", &format!("peer {second} is there by hand already: give a NID")],
+        &[
+            "add:\n-     peer:\n      errno: -17\n",
+            &format!("peer {second} is there by hand already: give a NID"),
+        ],
     );
     told(
         &["peer", "add", "--prim_nid", &second, "--nid", &first],

@@ -14,11 +14,7 @@ const KEYS: &str = "net, gateway, hop, priority";
 const HOPS: RangeInclusive<i64> = 1..=255;
 
 /// A number of `range`; -1, where lnetctl prints that for what was not said, is none.
-fn number<T: TryFrom<i64>>(
-    name: &str,
-    text: &str,
-    range: RangeInclusive<i64>,
-) -> Result<Option<T>, String> {
+fn number<T: TryFrom<i64>>(name: &str, text: &str, range: RangeInclusive<i64>) -> Result<Option<T>, String> {
     let n: Option<i64> = text.parse().ok();
     if n == Some(-1) {
         return Ok(None);
@@ -52,9 +48,7 @@ fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<
             "net" => text.parse().map(|n| net = Some(n)).map_err(|e| format!("net: {e}")),
             "gateway" => text.parse().map(|n| gateway = Some(n)).map_err(|e| format!("gateway: {e}")),
             "hop" => number("hop", text, HOPS).map(|n| hop = n),
-            "priority" => {
-                number("priority", text, 0..=u32::MAX.into()).map(|n| priority = n.unwrap_or(0))
-            }
+            "priority" => number("priority", text, 0..=u32::MAX.into()).map(|n| priority = n.unwrap_or(0)),
             other => {
                 let text = format!("{:?} is no key of a route; there are {KEYS}", Brief(other));
                 faults.push(Fault::new(key.at, text));

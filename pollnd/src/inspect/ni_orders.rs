@@ -198,8 +198,8 @@ fn nobody(order: &NetOrder) -> String {
     if let Some(nid) = &order.nid {
         return format!("{nid} is no NI of this node: {lists}");
     }
-    let mut text = "no NI of this node".to_owned();
-    text.extend(order.net.iter().map(|n| format!(" is on the network {n}")));
+    let mut text = "this node has no NI".to_owned();
+    text.extend(order.net.iter().map(|n| format!(" on the network {n}")));
     text.extend(order.ip.iter().map(|ip| format!(" at {ip}")));
     if !order.interfaces.is_empty() {
         text += &format!(" by the interface {}", order.interfaces.join(" or "));

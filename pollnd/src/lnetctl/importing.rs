@@ -70,7 +70,8 @@ pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refu
         Ask::DelNet(Box::new(NetOrder { net: Some(n.net.clone()), nid, interfaces, ..NetOrder::default() }))
     };
     // Routes would go with their networks.
-    let routes = model.routes.iter().map(|(r, at)| (*at, format!("route: {} {}", r.net, r.gateway), route(r)));
+    let routes =
+        model.routes.iter().map(|(r, at)| (*at, format!("route: {} {}", r.net, r.gateway), route(r)));
     let peers = model.peers.iter().filter_map(|(p, at)| Some((*at, format!("peer: {p}"), peer(p)?)));
     let nis = model.nis.iter().map(|n| (n.at, format!("net: {}", named(n)), ni(n)));
     let mut left = Vec::new();
@@ -95,7 +96,7 @@ pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refu
         let words = fault_rules::words(rule);
         if removed["end"] == 0 {
             last = libc::ENOENT;
-            left.push(format!("{}: fault: there is no rule {words}", file.at(*at)));
+            left.push(format!("{}: fault: there is no fault rule {words}", file.at(*at)));
         } else {
             gone.push(format!("fault: {words} is gone"));
         }

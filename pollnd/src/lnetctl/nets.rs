@@ -1,8 +1,8 @@
 //! `net add`, `net del`: NIs that a running node gets and loses.
 
-use super::{Asked, said};
 use super::ni_values::{self, Which, given};
 use super::refusal::{Refusal, status};
+use super::{Asked, said};
 use crate::args::{CtlNet, ForeignNetArg, NetArg};
 use crate::config::model::network;
 use crate::inspect::account::Ask;

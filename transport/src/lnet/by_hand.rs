@@ -75,8 +75,10 @@ impl Lnet {
                         let fresh: Vec<Nid> = fresh.collect();
                         if fresh.is_empty() && multi_rail >= peer.multi_rail {
                             let other = peer.nids.iter().find(|n| **n != primary);
-                            return Err(other
-                                .map_or(PeerError::There(primary), |nid| PeerError::Has { nid: *nid, primary }));
+                            return Err(other.map_or(PeerError::There(primary), |nid| PeerError::Has {
+                                nid: *nid,
+                                primary,
+                            }));
                         }
                         [nids, &fresh].concat()
                     }
