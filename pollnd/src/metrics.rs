@@ -94,6 +94,27 @@ fn figures(c: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
     c.proto.iter().chain(c.streams.iter()).chain(c.more.iter().copied())
 }
 
+/// Figures of lcores by their names, in their order, each with the lcores that have it: some are told only where they are not 0.
+fn by_name<'a, F: Iterator<Item = (&'static str, u64)>>(
+    lcores: impl Iterator<Item = (&'a str, F)>,
+) -> Vec<(&'static str, Vec<(&'a str, u64)>)> {
+    let (mut all, mut places) = (Vec::new(), HashMap::new());
+    for (lcore, figures) in lcores {
+        for (name, n) in figures {
+            let place = *places.entry(name).or_insert_with(|| {
+                all.push((name, Vec::new()));
+                all.len() - 1
+            });
+            let Some((_, rows)) = all.get_mut(place) else { continue };
+            match rows.last_mut() {
+                Some((of, sum)) if *of == lcore => *sum += n,
+                _ => rows.push((lcore, n)),
+            }
+        }
+    }
+    all
+}
+
 impl Node {
     fn lcores(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let all: Vec<_> =
@@ -115,15 +136,13 @@ impl Node {
                 m.encode_family(&[("lcore", *l)])?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
             }
         }
-        // Lcores of a node have the same figures, each in its order.
-        for (name, _) in answered.first().into_iter().flat_map(|(_, c)| figures(c)) {
+        for (name, rows) in by_name(answered.iter().map(|(l, c)| (*l, figures(c)))) {
             let gauge = GAUGES.contains(&name);
             let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
             let help = format!("{name} of pollnd stats");
             let mut m = e.encode_descriptor(name, &help, None, kind)?;
-            for (l, c) in &answered {
-                let Some((_, v)) = figures(c).find(|(n, _)| *n == name) else { continue };
-                let labels = [("lcore", *l)];
+            for (l, v) in rows {
+                let labels = [("lcore", l)];
                 let mut one = m.encode_family(&labels)?;
                 match gauge {
                     true => one.encode_gauge(&i64::try_from(v).unwrap_or(i64::MAX))?,
@@ -350,6 +369,17 @@ fn write(asker: &mut TcpStream, mut all: &[u8], until: Instant) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What only a later lcore had counted was not told.
+    #[test]
+    fn figures_of_every_lcore_are_told_once() {
+        let (first, second) = ([("a", 1), ("b", 2)], [("a", 3), ("drops", 4), ("b", 5), ("drops", 6)]);
+        let all = by_name([("0", first.iter().copied()), ("1", second.iter().copied())].into_iter());
+        assert_eq!(
+            all,
+            [("a", vec![("0", 1), ("1", 3)]), ("b", vec![("0", 2), ("1", 5)]), ("drops", vec![("1", 10)])]
+        );
+    }
 
     /// Such a reader had the node wait for it, also when it was told to stop.
     #[test]
