@@ -3,6 +3,7 @@
 
 mod lnet;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,7 +18,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use transport::lnet::figures::Latency;
 use transport::node::inspect::{Counts, Inspection};
-use transport::socklnd::Contact;
+use transport::socklnd::{Contact, PeerBrief};
+use transport::wire::ProcessId;
 
 use crate::inspect::seats::Seats;
 use crate::limits;
@@ -61,12 +63,56 @@ impl fmt::Debug for Node {
     }
 }
 
+/// Figures of peers. One that several NIs of the node speak with is one.
+#[derive(Default)]
+struct Rows {
+    places: HashMap<ProcessId, usize>,
+    /// Connections, whether it is dialled, credits that are used, and messages that wait, of the first [`PEERS`].
+    rows: Vec<(String, [u32; 4])>,
+}
+
+impl Rows {
+    fn add(&mut self, p: &PeerBrief) {
+        let dialled = !matches!(p.contact, Contact::Idle | Contact::Routed);
+        let [conns, is_dialled, used, queued] = [p.conns, dialled.into(), p.credits_used, p.queued];
+        let next = self.places.len();
+        let place = *self.places.entry(p.id).or_insert(next);
+        if place == self.rows.len() && place < PEERS {
+            self.rows.push((p.id.to_string(), [conns, is_dialled, used, queued]));
+        } else if let Some((_, sum)) = self.rows.get_mut(place) {
+            let [c, d, u, q] = *sum;
+            *sum = [c + conns, d.max(is_dialled), u + used, q + queued];
+        }
+    }
+}
+
 /// Name and help of a time of the polling loop, and its ns.
 type Time = (&'static str, &'static str, fn(&Counts) -> u64);
 
 /// Names and values of an lcore.
 fn figures(c: &Counts) -> impl Iterator<Item = (&'static str, u64)> {
     c.proto.iter().chain(c.streams.iter()).chain(c.more.iter().copied())
+}
+
+/// Figures of lcores by their names, in their order, each with the lcores that have it: some are told only where they are not 0.
+fn by_name<'a, F: Iterator<Item = (&'static str, u64)>>(
+    lcores: impl Iterator<Item = (&'a str, F)>,
+) -> Vec<(&'static str, Vec<(&'a str, u64)>)> {
+    let (mut all, mut places) = (Vec::new(), HashMap::new());
+    for (lcore, figures) in lcores {
+        for (name, n) in figures {
+            let place = *places.entry(name).or_insert_with(|| {
+                all.push((name, Vec::new()));
+                all.len() - 1
+            });
+            let Some((_, rows)) = all.get_mut(place) else { continue };
+            match rows.last_mut() {
+                Some((of, sum)) if *of == lcore => *sum += n,
+                _ => rows.push((lcore, n)),
+            }
+        }
+    }
+    all
 }
 
 impl Node {
@@ -90,15 +136,13 @@ impl Node {
                 m.encode_family(&[("lcore", *l)])?.encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
             }
         }
-        // Lcores of a node have the same figures, each in its order.
-        for (name, _) in answered.first().into_iter().flat_map(|(_, c)| figures(c)) {
+        for (name, rows) in by_name(answered.iter().map(|(l, c)| (*l, figures(c)))) {
             let gauge = GAUGES.contains(&name);
             let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
             let help = format!("{name} of pollnd stats");
             let mut m = e.encode_descriptor(name, &help, None, kind)?;
-            for (l, c) in &answered {
-                let Some((_, v)) = figures(c).find(|(n, _)| *n == name) else { continue };
-                let labels = [("lcore", *l)];
+            for (l, v) in rows {
+                let labels = [("lcore", l)];
                 let mut one = m.encode_family(&labels)?;
                 match gauge {
                     true => one.encode_gauge(&i64::try_from(v).unwrap_or(i64::MAX))?,
@@ -116,19 +160,14 @@ impl Node {
     }
 
     fn peers(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (mut rows, mut all) = (Vec::new(), 0_i64);
+        let mut all = Rows::default();
         // An lcore that does not answer is told above.
         let _ = self.front.peers(None, |p| {
-            all += 1;
-            if rows.len() < PEERS {
-                let dialled = !matches!(p.contact, Contact::Idle | Contact::Routed);
-                let figures = [p.conns, dialled.into(), p.credits_used, p.queued];
-                rows.push((p.id.to_string(), figures));
-            }
+            all.add(p);
             true
         });
         e.encode_descriptor("peers", "Peers that are remembered", None, MetricType::Gauge)?
-            .encode_gauge(&all)?;
+            .encode_gauge(&i64::try_from(all.places.len()).unwrap_or(i64::MAX))?;
         let names = [
             ("peer_connections", "Connections with the peer that passed the HELLO"),
             ("peer_dialled", "Whether the peer is being dialled, or greeted"),
@@ -138,7 +177,7 @@ impl Node {
         for (i, (name, help)) in names.into_iter().enumerate() {
             let help = format!("{help}; of the first {PEERS} peers");
             let mut m = e.encode_descriptor(name, &help, None, MetricType::Gauge)?;
-            for (peer, figures) in &rows {
+            for (peer, figures) in &all.rows {
                 m.encode_family(&[("peer", peer.as_str())])?.encode_gauge(&i64::from(figures[i]))?;
             }
         }
@@ -330,6 +369,17 @@ fn write(asker: &mut TcpStream, mut all: &[u8], until: Instant) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What only a later lcore had counted was not told.
+    #[test]
+    fn figures_of_every_lcore_are_told_once() {
+        let (first, second) = ([("a", 1), ("b", 2)], [("a", 3), ("drops", 4), ("b", 5), ("drops", 6)]);
+        let all = by_name([("0", first.iter().copied()), ("1", second.iter().copied())].into_iter());
+        assert_eq!(
+            all,
+            [("a", vec![("0", 1), ("1", 3)]), ("b", vec![("0", 2), ("1", 5)]), ("drops", vec![("1", 10)])]
+        );
+    }
 
     /// Such a reader had the node wait for it, also when it was told to stop.
     #[test]

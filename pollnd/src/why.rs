@@ -170,6 +170,14 @@ pub(crate) fn none_in_time(front: &Inspection, nid: Nid, after: Duration) -> Str
     with_cut(front, with_other(front, nid, e))
 }
 
+/// The likely reason why a node does not answer that messages go to by routers.
+const BEHIND: &str = "it is behind a router: no answer has come back by one";
+
+/// Whether a route leads to the network of `nid`.
+fn leads(front: &Inspection, nid: Nid) -> bool {
+    front.routes(None).is_ok_and(|(_, all)| all.iter().any(|r| r.net == nid.net()))
+}
+
 /// The likely reason why a peer does not answer.
 fn silence(front: &Inspection, nid: Nid) -> String {
     let resolving = || {
@@ -192,10 +200,10 @@ fn silence(front: &Inspection, nid: Nid) -> String {
         Some(PeerBrief { contact: Contact::Connecting, .. }) => {
             reason(DialWhy::Tcp(DialError::TimedOut)).to_owned()
         }
-        Some(PeerBrief { contact: Contact::Routed, .. }) => {
-            "it is behind a router: no answer has come back by one".to_owned()
-        }
+        Some(PeerBrief { contact: Contact::Routed, .. }) => BEHIND.to_owned(),
         Some(PeerBrief { why: Some(w), .. }) => reason(w).to_owned(),
+        // One that has never answered is forgotten as soon as nothing waits for it.
+        _ if leads(front, nid) => BEHIND.to_owned(),
         _ => "nothing is known of it".to_owned(),
     }
 }

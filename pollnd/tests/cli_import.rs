@@ -284,6 +284,35 @@ fn a_refusal_of_an_import_has_its_place_and_number() {
     node.stop().good();
 }
 
+/// What is not there is told of with its place, each by its name.
+#[test]
+fn what_cannot_be_deleted_is_told_with_its_place() {
+    let (at, a) = (Place::new(), nid(own_ip()));
+    let node = at.node(&["--nid", &a]);
+    let pid = node.id().to_string();
+    let text = "route:\n- {net: tcp7, gateway: 10.0.0.8@tcp}\npeer:\n- {primary nid: 10.0.0.9@tcp}\n\
+                net:\n- net type: tcp9\n  local NI(s):\n  - {nid: 10.0.0.9@tcp9}\n  - {interfaces: {0: eth7}}\n\
+                fault: {drop: [{source: \"*\", dest: \"*@tcp9\", rate: 8}]}\n";
+    at.fed(text, &["lnetctl", "--node", &pid, "import", "--del"]).failed(
+        254,
+        &[
+            "standard input:2:3: route: there is no route to tcp7 by 10.0.0.8@tcp",
+            "standard input:4:3: peer: no peer has the NID 10.0.0.9@tcp",
+            "standard input:8:5: net: 10.0.0.9@tcp9 is no NI of this node",
+            "standard input:9:5: net: this node has no NI on the network tcp9 by the interface eth7",
+            ": fault: there is no fault rule drop source=* dest=*@tcp9 rate=8",
+        ],
+    );
+    // The number is that of the last, as the verbs have it.
+    for (part, status) in [
+        ("route: [{net: tcp7, gateway: 10.0.0.8@tcp}]\n", 254),
+        ("peer: [{primary nid: 10.0.0.9@tcp}]\n", 234),
+    ] {
+        at.fed(part, &["lnetctl", "--node", &pid, "import", "--del"]).failed(status, &["standard input:1:"]);
+    }
+    node.stop().good();
+}
+
 /// A node without NIs exports no `net`, as lnetctl's text after `import --del`, and takes that; and one with the key alone.
 #[test]
 fn a_backup_without_nis_is_taken() {

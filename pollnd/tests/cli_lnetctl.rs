@@ -175,6 +175,8 @@ fn options_of_lnetctl_s_are_known() {
     at.ctl(&node, &["net", "set", "--net", "tcp", "--health", "300"])
         .failed(234, &["errno: -22", "give --nid NID, or --all"]);
     at.ctl(&node, &["net", "set", "--net", "tcp"]).failed(234, &["nothing to set"]);
+    at.ctl(&node, &["net", "set", "--net", "tcp9", "--lnd-timeout", "5"])
+        .failed(234, &["this node has no NI on the network tcp9"]);
     let end = at.ctl(&node, &["set", "lnd_timeout", "5"]).failed(255, &["net set --all --lnd-timeout 5"]);
     assert!(end.err.starts_with("lnetctl: 'lnd_timeout' is not a valid command."), "{end:?}");
     at.ctl(&node, &["net", "set", "--all", "--lnd-timeout", "5"]).good();
@@ -186,6 +188,88 @@ fn options_of_lnetctl_s_are_known() {
         assert_eq!((end.out.as_str(), end.err.as_str()), ("", ""), "{kind}");
         at.ctl(&node, &["fault", kind, "del", "--source", "*", "--dest", "*"]).failed(254, &[kind]);
     }
+    node.stop().good();
+}
+
+/// The file is the asker's, as that of `import` is.
+#[test]
+fn an_export_goes_to_a_file() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.node(&[&nid(a)]);
+    let path = at.0.path().join("now.yaml");
+    let file = path.to_str().unwrap();
+    let printed = at.ctl(&node, &["export", "--backup", "-"]).good().out;
+    assert_eq!(printed, at.ctl(&node, &["export", "--backup"]).good().out);
+    std::fs::write(&path, "x".repeat(100_000)).unwrap();
+    let end = at.ctl(&node, &["export", "--backup", file]).good();
+    assert_eq!((end.out.as_str(), end.err.as_str()), ("", ""));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), printed);
+    at.ctl(&node, &["import", file]).good().tells(&["nothing is other"]);
+    at.ctl(&node, &["export", file]).good();
+    let keys_of = |text: &str| keys(text).into_iter().filter(|k| k.contains("sent_stats")).count();
+    assert_eq!(keys_of(&std::fs::read_to_string(&path).unwrap()), 2, "0@lo and the NI");
+    at.lines(&node, &format!("export --backup {file}\n")).good();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), printed);
+    let nowhere = at.0.path().join("no/such/folder").display().to_string();
+    at.ctl(&node, &["export", &nowhere]).failed(255, &["export: cannot write", &nowhere, "No such file"]);
+    // One that cannot be asked leaves the file as it is.
+    let pid = node.id().to_string();
+    node.stop().good();
+    assert!(!at.run(&["lnetctl", "--node", &pid, "export", file]).status.success());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), printed);
+}
+
+/// lnetctl has -1 for a number that is not said, and prints it of hops.
+#[test]
+fn a_number_that_is_not_said_may_be_said_so() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.node(&[&nid(a)]);
+    let gateway = nid(own_ip());
+    let route = |verb: &str, more: &[&str]| {
+        at.ctl(&node, &[&["route", verb, "--net", "tcp5", "--gateway", &gateway], more].concat())
+    };
+    route("add", &["--hop", "-1", "--priority", "-1"]).good();
+    for filter in [&[][..], &["--hop", "-1"], &["--priority=-1"], &["--priority", "0"]] {
+        route("show", &[&["-v"], filter].concat()).good().says(&["hop: -1", "priority: 0"]);
+    }
+    assert_eq!(route("show", &["--priority", "1"]).good().out, "");
+    route("del", &[]).good();
+    route("add", &["--hop", "-2"]).failed(234, &["errno: -22", "between 1 and 255"]);
+    route("add", &["--priority", "-2"]).failed(234, &["errno: -22", "invalid priority"]);
+    let all = [
+        "--credits",
+        "--peer-credits",
+        "--peer-buffer-credits",
+        "--peer-timeout",
+        "--conns-per-peer",
+        "--tos",
+    ];
+    let more: Vec<&str> = all.iter().flat_map(|name| [*name, "-1"]).collect();
+    let nid = format!("{}@tcp1", own_ip());
+    at.ctl(&node, &[&["net", "add", "--nid", &nid], &more[..]].concat()).good();
+    at.ctl(&node, &["net", "show", "-v", "--net", "tcp1"])
+        .good()
+        .says(&[" peer_credits: 8\n", " credits: 256\n"]);
+    at.ctl(&node, &["net", "add", "--net", "tcp2", "--if", "lo", "--credits", "0"])
+        .failed(2, &["1 to 65535"]);
+    at.ctl(&node, &["net", "add", "--net", "tcp2", "--if", "lo", "--peer-credits", "-2"])
+        .failed(234, &["errno: -22", "peer_credits -2: all NIs of this node have 8"]);
+    node.stop().good();
+}
+
+/// Values that stand in files of older lnetctls are none that can be set.
+#[test]
+fn what_cannot_be_set_is_refused() {
+    let (at, a) = (Place::new(), own_ip());
+    let node = at.node(&[&nid(a)]);
+    at.ctl(&node, &["set", "max_interfaces", "200"])
+        .failed(234, &["errno: -22", "here it is always 4096, since a node has at most 16 NIs"]);
+    at.ctl(&node, &["set", "max_interfaces", "4096"]).good();
+    let file = at.file("global: {max_intf: 200, retry_count: 7}\n");
+    at.ctl(&node, &["import", file.to_str().unwrap()]).good().tells(&[
+        "node.yaml:1:20: max_interfaces: 200 is passed over: here it is always 4096",
+        "lnet_retry_count: was 2, is 7",
+    ]);
     node.stop().good();
 }
 

@@ -74,7 +74,20 @@ fn peers_are_added_and_deleted_by_hand() {
     told(&["peer", "add", "--prim_nid", &second, "--nid", &first], 0, &[]);
     assert_eq!(at.peers(&node), [&*second, "true", &second, &first]);
     at.ctl(&node, &["peer", "show", "-v", "4", "--nid", &first]).good().says(&["peer state: 9\n"]);
-    told(&["peer", "add", "--prim_nid", &second], 239, &["add:\n-     peer:\n      errno: -17\n", "already"]);
+    // What cannot be added is named, and `--prim_nid` is not: it has to be there.
+    told(
+        &["peer", "add", "--prim_nid", &second],
+        239,
+        &[
+            "add:\n-     peer:\n      errno: -17\n",
+            &format!("peer {second} is there by hand already: give a NID"),
+        ],
+    );
+    told(
+        &["peer", "add", "--prim_nid", &second, "--nid", &first],
+        239,
+        &[&format!("the peer {second} has {first} already: give a NID that it does not have")],
+    );
     told(&["peer", "add", "--prim_nid", "10.9.9.9@tcp", "--nid", &first], 239, &["delete it there"]);
     told(&["peer", "add", "--prim_nid", "10.9.9.9@tcp", "--nid", &own], 234, &["this node's own"]);
     told(&["peer", "del", "--prim_nid", &first], 237, &["not the primary NID", &second]);

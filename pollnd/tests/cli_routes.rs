@@ -91,6 +91,10 @@ fn commands_reach_nodes_behind_a_router_through_the_node_that_has_a_route() {
     for way in b.ways() {
         at.run(&way).good().tells(&[&by, &format!("which has a route to {}", b.nets[1])]);
     }
+    // One that nobody is: the node that asks has forgotten it when it tells.
+    let (there, pid) = (of(&b.nets[1]), client.id().to_string());
+    let behind = ["no answer within", "it is behind a router: no answer has come back by one"];
+    at.run(&["ping", &there, "--timeout", "2", "--node", &pid]).failed(1, &behind);
     // To a network that it has no route to, by an address that it has.
     let (own, pid) = (here.replace(&b.nets[0], "tcp9"), client.id().to_string());
     let named = [&*here, &format!("process {pid}"), "has that address", &format!("--node {pid}")];

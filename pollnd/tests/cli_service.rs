@@ -2,10 +2,11 @@
 
 #![allow(missing_docs)]
 
+mod openmetrics;
 #[allow(dead_code)]
 mod proc;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -106,20 +107,10 @@ fn prometheus_is_served_the_figures_of_a_node() {
     let nowhere = own_ip();
     let route = format!("tcp9 {nowhere}@tcp");
     let node = node(a, &["--metrics", &at, "--ni", &format!("{a}@tcp3"), "--route", &route, "--routing"]);
-    let ask = |request: &str| {
-        let mut s = TcpStream::connect(&at).unwrap();
-        s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        s.write_all(request.as_bytes()).unwrap();
-        let mut all = String::new();
-        s.read_to_string(&mut all).unwrap();
-        let (head, body) = all.split_once("\r\n\r\n").unwrap();
-        (head.lines().next().unwrap().to_owned(), body.to_owned())
-    };
+    let ask = |request: &str| openmetrics::ask(&at, request);
     let peer = proc::node(b, &[]);
     run(&["ping", &nid(a), "--node", &peer.id().to_string(), "-c", "3", "-i", "0.01"]).good();
-    let (status, text) = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(status, "HTTP/1.1 200 OK");
-    assert!(text.ends_with("# EOF\n"), "{text}");
+    let text = openmetrics::page(&at);
     let value = |name: &str| {
         let line = text.lines().find(|l| l.strip_prefix(name).is_some_and(|l| l.starts_with(' ')));
         line.unwrap_or_else(|| panic!("no {name} in {text}"))
@@ -154,7 +145,7 @@ fn prometheus_is_served_the_figures_of_a_node() {
     assert_eq!((up, health, value("pollnd_routing")), (1.0, 1000.0, 0.0));
     assert_eq!(of("lnet_latency_seconds_count", "op=\"ping\",", &nid(a)), 0.0);
     run(&["ping", &nid(b), "--node", &node.id().to_string(), "-c", "2", "-i", "0.01"]).good();
-    let (_, text) = ask("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    let text = openmetrics::page(&at);
     let pings: Vec<&str> = text
         .lines()
         .filter(|l| l.starts_with("pollnd_lnet_latency_seconds") && l.contains("op=\"ping\""))
@@ -217,5 +208,27 @@ fn prometheus_is_served_the_figures_of_a_node() {
     peer.stop().good();
     run(&["node", "--nid", &nid(b), "--metrics", &at]).failed(1, &["--metrics", &at, "free port"]);
     run(&["node", "--nid", &nid(b), "--metrics", "9988"]).failed(2, &["--metrics", "9988", "127.0.0.1:9988"]);
+    node.stop().good();
+}
+
+/// A peer that several NIs speak with had its figures told for each of them, by one name: parsers refuse such a page.
+#[test]
+fn a_peer_of_several_nis_is_told_of_once() {
+    let (a, b, c) = (own_ip(), own_ip(), own_ip());
+    let at = format!("{a}:9988");
+    let node = node(a, &["--metrics", &at, "--ni", &nid(c)]);
+    // It takes each NID for another node.
+    let peer = proc::node(b, &["--tunable", "lnet_peer_discovery_disabled=1"]);
+    for own in [a, c] {
+        run(&["put", &nid(own), "--node", &peer.id().to_string(), "-c", "4"]).good();
+        assert!(proc::connections(own) > 0, "nothing has come to {own}");
+    }
+    let text = openmetrics::page(&at);
+    let name = format!("pollnd_peer_connections{{peer=\"12345-{b}@tcp\"}} ");
+    let told = text.lines().find_map(|l| l.strip_prefix(&name)).unwrap_or_else(|| panic!("{text}"));
+    // A set for each NI.
+    assert!(told.parse::<u32>().unwrap() > 3, "{told}");
+    assert!(text.contains("\npollnd_peers 1\n"), "{text}");
+    peer.stop().good();
     node.stop().good();
 }

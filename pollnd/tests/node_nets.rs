@@ -3,6 +3,7 @@
 #![cfg(feature = "dpdk")]
 #![allow(missing_docs)]
 
+mod openmetrics;
 #[allow(dead_code)]
 mod proc;
 
@@ -23,17 +24,51 @@ fn ctl(node: &Proc, words: &[&str]) -> End {
     run(&[&["lnetctl", "--node", &node.id().to_string()], words].concat())
 }
 
+/// Of two lcores each: an export has settings, and no sums over lcores, so that a node takes its own. What they tell Prometheus is such a page.
+#[test]
+fn settings_of_several_lcores_are_no_sums() {
+    let at = "127.0.0.1:19871";
+    let words = [
+        "node",
+        "--nid",
+        "10.9.0.1@tcp",
+        "--vdev",
+        "net_ring0",
+        "--ni",
+        "10.7.0.1@tcp2",
+        "--vdev",
+        "net_ring1",
+    ];
+    let more = ["--lcores", "2", "--idle", "yield", "--routing", "--metrics", at];
+    let few = ["--tunable", "large_router_buffers=1", "--tunable", "small_router_buffers=7"];
+    let node = start(&[&words[..], &more, &few, &["--", "--no-huge"]].concat()).up();
+    ctl(&node, &["net", "add", "--nid", "10.8.0.1@tcp1", "--if", "net_ring1", "--credits", "300"]).good();
+    let shown = ctl(&node, &["net", "show", "-v"]).good().out;
+    let credits: Vec<&str> = shown.lines().filter_map(|l| l.trim().strip_prefix("credits: ")).collect();
+    assert_eq!(credits, ["0", "256", "256", "300"], "{shown}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("own.yaml").display().to_string();
+    for form in [&["export"][..], &["export", "--backup"]] {
+        ctl(&node, &[form, &[&file]].concat()).good();
+        ctl(&node, &["import", &file]).good().tells(&["nothing is other"]);
+    }
+    openmetrics::page(at);
+    node.stop().good();
+}
+
 #[test]
 fn nis_come_and_go_on_a_port_while_bulk_passes() {
     let dir = tempfile::tempdir().unwrap();
     let devices = link(dir.path());
-    let node = |nid: &str, device: &str| {
+    let figures = ["127.0.0.1:19872", "127.0.0.1:19873"];
+    let node = |nid: &str, device: &str, at: &str| {
         // Each NID is a peer of its own, so that what passes by one NI passes by no other.
         let alone = ["--tunable", "lnet_peer_discovery_disabled=1", "--", "--no-huge"];
-        let words = ["node", "--nid", nid, "--vdev", device, "--lcores", "2", "--idle", "yield"];
+        let words =
+            ["node", "--nid", nid, "--vdev", device, "--lcores", "2", "--idle", "yield", "--metrics", at];
         start(&[&words[..], &alone].concat()).up()
     };
-    let [a, b] = [("10.9.0.1@tcp", &devices[0]), ("10.9.0.2@tcp", &devices[1])].map(|(n, d)| node(n, d));
+    let [a, b] = [0, 1].map(|i| node(["10.9.0.1@tcp", "10.9.0.2@tcp"][i], &devices[i], figures[i]));
     let id = a.id().to_string();
     ctl(&a, &["ping", "10.9.0.2@tcp"]).good();
     // Another address, another family, and another network on an address that is there.
@@ -72,6 +107,9 @@ fn nis_come_and_go_on_a_port_while_bulk_passes() {
     let sum: serde_json::Value = serde_json::from_str(put.out.trim().lines().last().unwrap()).unwrap();
     assert_eq!(sum["crc_bad"].as_u64(), Some(0), "{put:?}");
     assert!(sum["messages"].as_u64().is_some_and(|n| n > 10), "{put:?}");
+    for at in figures {
+        openmetrics::page(at);
+    }
     // All of them go, and the first comes back.
     for net in ["tcp", "tcp1", "tcp2", "tcp3"] {
         ctl(&a, &["net", "del", "--net", net]).good();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Command, Subcommand};
 
 use super::fault::FaultArgs;
-use super::values::number;
+use super::values::{number, or_unsaid};
 
 /// `pollnd lnetctl`.
 #[derive(Args, Debug, Clone)]
@@ -100,11 +100,13 @@ pub(crate) enum CtlVerb {
     },
     /// Drops, fails or delays messages by rules.
     Fault(FaultArgs),
-    /// Prints the configuration and all figures.
+    /// Prints the configuration and all figures, or writes them to a file.
     Export {
         /// Only what makes the same node again.
         #[arg(long, short)]
         backup: bool,
+        /// The file, which is made, or written anew; standard output if it is left out, or `-`.
+        file: Option<PathBuf>,
     },
     /// Gives the node what a configuration says; all else stays as it is.
     Import {
@@ -198,23 +200,23 @@ pub(crate) enum CtlNet {
         /// The NI.
         #[command(flatten)]
         ni: NetArg,
-        /// Messages that it may have in flight. Default: the node's number.
-        #[arg(long, value_parser = number::<u32>(1..=65_535))]
-        credits: Option<u32>,
-        /// Messages that a peer may have in flight: the node's number, which all its NIs have.
-        #[arg(long)]
+        /// Messages that it may have in flight. Default: not said (-1), the node's number.
+        #[arg(long, allow_negative_numbers = true, value_parser = or_unsaid(1..=65_535))]
+        credits: Option<i64>,
+        /// Messages that a peer may have in flight: the node's number, which all its NIs have. -1: not said.
+        #[arg(long, allow_negative_numbers = true)]
         peer_credits: Option<i64>,
         /// Router buffers that a peer may hold: as above.
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         peer_buffer_credits: Option<i64>,
         /// Seconds after which a silent peer is dead: as above.
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         peer_timeout: Option<i64>,
         /// Connections of each bulk type to a peer: as above.
-        #[arg(long)]
+        #[arg(long, allow_negative_numbers = true)]
         conns_per_peer: Option<i64>,
         /// IP's type of service: as above.
-        #[arg(long, allow_hyphen_values = true)]
+        #[arg(long, allow_negative_numbers = true)]
         tos: Option<i64>,
         /// CPTs that serve it: all that the node has, as `[0,1]`.
         #[arg(long)]
@@ -364,12 +366,12 @@ pub(crate) enum CtlRoute {
         /// Its ends.
         #[command(flatten)]
         route: RouteArg,
-        /// Networks between: 1 to 255. Default: not said, which counts as 1.
-        #[arg(long, short = 'c')]
-        hop: Option<u32>,
-        /// Routes with the lowest number are taken first.
-        #[arg(long, short, default_value_t = 0)]
-        priority: u32,
+        /// Networks between: 1 to 255. Default: not said (-1), which counts as 1.
+        #[arg(long, short = 'c', allow_negative_numbers = true)]
+        hop: Option<i64>,
+        /// Routes with the lowest number are taken first. Default: not said (-1), which is 0.
+        #[arg(long, short, allow_negative_numbers = true)]
+        priority: Option<i64>,
     },
     /// Deletes one.
     Del {
@@ -385,12 +387,12 @@ pub(crate) enum CtlRoute {
         /// Only those by this router.
         #[arg(long, short)]
         gateway: Option<String>,
-        /// Only those with so many hops.
-        #[arg(long, short = 'c')]
+        /// Only those with so many hops; -1: all.
+        #[arg(long, short = 'c', allow_negative_numbers = true)]
         hop: Option<i64>,
-        /// Only those with this priority.
-        #[arg(long, short)]
-        priority: Option<u32>,
+        /// Only those with this priority; -1: all.
+        #[arg(long, short, allow_negative_numbers = true)]
+        priority: Option<i64>,
         /// The level.
         #[command(flatten)]
         detail: Detail,

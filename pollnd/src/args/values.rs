@@ -18,6 +18,16 @@ pub(crate) fn number<T: TryFrom<u64>>(
     }
 }
 
+/// A whole number in `range`; or -1, which lnetctl has for one that is not said.
+pub(crate) fn or_unsaid(range: RangeInclusive<i64>) -> impl Fn(&str) -> Result<i64, String> + Clone {
+    move |s| {
+        let n = s.parse().ok().filter(|n| *n == -1 || range.contains(n));
+        n.ok_or_else(|| {
+            format!("it takes a whole number from {} to {}, or -1 for none", range.start(), range.end())
+        })
+    }
+}
+
 /// A number of bytes in `range`, perhaps with a unit.
 pub(crate) fn size<T: TryFrom<u64>>(
     range: RangeInclusive<u64>,

@@ -72,7 +72,7 @@ pub(super) fn fault_of(key: &Key, value: &str, kind: TcpKind) -> Option<String> 
         Means::Level => logging::filter(value).err(),
         Means::Only(all, why) => {
             let good = value.parse().is_ok_and(|n: i64| all.contains(&n));
-            (!good).then(|| format!("{:?}: here it is always {}, since {why}", Brief(value), key.takes()))
+            (!good).then(|| format!("{:?}: here it is always {}, since {why}", Brief(value), key.default()))
         }
         Means::Options | Means::Eal | Means::Reading => None,
     }

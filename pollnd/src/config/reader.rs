@@ -158,6 +158,13 @@ impl Reader {
             return;
         }
         let plain: Vec<String> = values.iter().map(|v| plain(key, v)).collect();
+        if let (Means::Only(_, why), Some(said)) = (key.means, plain.first())
+            && *said != key.default()
+        {
+            let (name, only) = (key.name, key.default());
+            let text = format!("{name}: {said} is passed over: here it is always {only}, since {why}");
+            return self.model.passed.push(Fault::new(node.at, text));
+        }
         match self.model.said.iter().find(|s| std::ptr::eq(s.key, key)) {
             None => self.model.said.push(Said { key, at: node.at, values: plain }),
             Some(s) if s.values == plain => {}
@@ -507,7 +514,6 @@ mod tests {
                           tos: 32
         global:
             discovery: 0
-            max_interfaces: 200
         node:
             accept: all
             options: ["/etc/a b.conf", "/x,y"]

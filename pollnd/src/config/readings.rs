@@ -96,6 +96,7 @@ global: {numa_range: 0, max_intf: 200, discovery: 1, drop_asym_route: 0, lnd_tim
             "16:98 detail is passed over: ",
             "16:109 seq_no is passed over: ",
             "21:7 detail is passed over: ",
+            "24:35 max_interfaces: 200 is passed over: here it is always 4096, since ",
             "13:16 CPT: [0,1] is passed over: an NI is served by all of the node's CPTs",
         ];
         assert_eq!(words.len(), says.len(), "{words:#?}");
@@ -103,7 +104,7 @@ global: {numa_range: 0, max_intf: 200, discovery: 1, drop_asym_route: 0, lnd_tim
             assert!(word.starts_with(says), "{says}\n{words:#?}");
         }
         assert_eq!((m.routes.len(), m.peers.len(), m.nis[0].cpt.as_ref()), (1, 1, None));
-        assert_eq!(m.said(Part::Global, "max_interfaces").map(Said::value), Some("200"));
+        assert_eq!(m.said(Part::Global, "max_interfaces").map(Said::value), None);
     }
 
     /// A net that this node cannot have is one fault, and its NIs' values are not compared with those of others.

@@ -14,14 +14,9 @@ const KEYS: &str = "net, gateway, hop, priority";
 const HOPS: RangeInclusive<i64> = 1..=255;
 
 /// A number of `range`; -1, where lnetctl prints that for what was not said, is none.
-fn number<T: TryFrom<i64>>(
-    name: &str,
-    text: &str,
-    range: RangeInclusive<i64>,
-    none: bool,
-) -> Result<Option<T>, String> {
+fn number<T: TryFrom<i64>>(name: &str, text: &str, range: RangeInclusive<i64>) -> Result<Option<T>, String> {
     let n: Option<i64> = text.parse().ok();
-    if none && n == Some(-1) {
+    if n == Some(-1) {
         return Ok(None);
     }
     let good = n.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
@@ -52,10 +47,8 @@ fn one(node: &Node, faults: &mut Vec<Fault>, passed: &mut Vec<Fault>) -> Option<
         let said = match &*key.text {
             "net" => text.parse().map(|n| net = Some(n)).map_err(|e| format!("net: {e}")),
             "gateway" => text.parse().map(|n| gateway = Some(n)).map_err(|e| format!("gateway: {e}")),
-            "hop" => number("hop", text, HOPS, true).map(|n| hop = n),
-            "priority" => {
-                number("priority", text, 0..=u32::MAX.into(), false).map(|n| priority = n.unwrap_or(0))
-            }
+            "hop" => number("hop", text, HOPS).map(|n| hop = n),
+            "priority" => number("priority", text, 0..=u32::MAX.into()).map(|n| priority = n.unwrap_or(0)),
             other => {
                 let text = format!("{:?} is no key of a route; there are {KEYS}", Brief(other));
                 faults.push(Fault::new(key.at, text));
@@ -117,10 +110,10 @@ mod tests {
 
     #[test]
     fn routes_are_read_and_what_is_wrong_is_said() {
-        let m = reader::read("route: [{net: tcp5, gateway: 10.0.0.9@tcp, hop: -1}, {net: o2ib, gateway: 10.0.0.9@tcp, hop: 3, priority: 7, state: up}]\n").unwrap();
+        let m = reader::read("route: [{net: tcp5, gateway: 10.0.0.9@tcp, hop: -1, priority: -1}, {net: o2ib, gateway: 10.0.0.9@tcp, hop: 3, priority: 7, state: up}]\n").unwrap();
         let told: Vec<String> = m.routes.iter().map(|(r, _)| r.to_string()).collect();
         assert_eq!(told, ["tcp5 10.0.0.9@tcp", "o2ib 10.0.0.9@tcp 3 7"]);
-        let bad = "route:\n- net: tcp5\n- {net: x5, gateway: 1@tcp}\n- {net: tcp5, gateway: 10.0.0.9@tcp, hop: 0, priority: -1}\n\
+        let bad = "route:\n- net: tcp5\n- {net: x5, gateway: 1@tcp}\n- {net: tcp5, gateway: 10.0.0.9@tcp, hop: 0, priority: -2}\n\
                    - {net: tcp5, gateway: [], via: 3}\n- 5\n- {net: tcp6, gateway: 10.0.0.9@tcp}\n- {gateway: 10.0.0.9@tcp, net: tcp6}\n\
                    - {net: tcp7, gateway: 10.0.0.9@tcp, hop: 256}\n";
         let faults = reader::read(bad).unwrap_err();
@@ -130,7 +123,7 @@ mod tests {
             "3:9: net: ",
             "3:22: gateway: ",
             "4:43: hop: \"0\" is none of its values; it takes 1 to 255",
-            "4:56: priority: \"-1\" is none of its values; it takes 0 to 4294967295",
+            "4:56: priority: \"-2\" is none of its values; it takes 0 to 4294967295",
             "5:24: gateway: a list",
             "5:28: \"via\" is no key of a route; there are net, gateway, hop, priority",
             "6:3: route: a value where a mapping should be",

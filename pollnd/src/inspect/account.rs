@@ -89,7 +89,10 @@ pub(crate) enum Ask {
         gateway: String,
     },
     /// Routing, if the node routes.
-    Routing {},
+    Routing {
+        /// With the buffers that it is set to have, and not those that there are.
+        settings: bool,
+    },
     /// Statistics of the node.
     Stats {},
     /// Counts them from 0 on.
@@ -170,6 +173,12 @@ fn cpts(front: &Inspection, nids: &[String]) -> Result<Vec<NidCpt>, String> {
     nids.iter().map(|n| n.parse().map(of).map_err(|e: NidParseError| e.to_string())).collect()
 }
 
+/// Messages that an NI may have in flight on an lcore, as configured: the figure of that name is the sum over lcores.
+fn credits(cfg: &Config, nid: Nid) -> u32 {
+    let own = cfg.nis.iter().find(|n| n.nid == nid).and_then(|n| n.credits);
+    own.unwrap_or(cfg.ni_credits)
+}
+
 fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
     let real = f.nid != Nid::LO;
     let of = |name| if real { tunable(cfg, Part::Tunables, name) } else { 0 };
@@ -189,8 +198,7 @@ fn local(f: &NiFigures, cfg: &Config, a: &NodeArgs) -> LocalNi {
             peer_timeout: of("peer_timeout"),
             peer_credits: of("peer_credits"),
             peer_buffer_credits: of("peer_buffer_credits"),
-            // An NI may have its own.
-            credits: if real { f.credits.into() } else { 0 },
+            credits: if real { credits(cfg, f.nid).into() } else { 0 },
         }),
         lnd_tunables: real.then(|| LndTunables {
             conns_per_peer: cfg.conns().into(),
@@ -362,7 +370,7 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
             let is_there = |nid| peers(front, Some(nid)).map(|all| !all.is_empty());
             return Ok(peer_orders::del(shared, primary, nids, is_there));
         }
-        Ask::Routing {} => router::shown(front).map(|r| json!(r)),
+        Ask::Routing { settings } => router::shown(front, *settings).map(|r| json!(r)),
         Ask::Stats {} => stats(front).map(|now| json!(shared.baseline.since(now))),
         Ask::Reset {} => stats(front).map(|now| {
             shared.baseline.reset(now);
@@ -375,7 +383,29 @@ pub(super) fn serve(s: &mut UnixStream, shared: &Shared, ask: &Ask) -> io::Resul
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use transport::lnd::NiConfig;
+
     use super::*;
+    use crate::args::{Cli, Command};
+
+    /// An own export was refused: of two lcores the sum was shown, and read as the number of each.
+    #[test]
+    fn settings_of_an_ni_are_no_sums_over_lcores() {
+        let [own, usual]: [Nid; 2] = ["10.0.0.1@tcp1", "10.0.0.1@tcp"].map(|n| n.parse().unwrap());
+        let mut cfg = Config::new(usual, 0);
+        let mut ni = NiConfig::new(own);
+        ni.credits = Some(300);
+        cfg.nis.push(ni);
+        let Command::Node(a) = Cli::parse_from(["pollnd", "node", "--nid", "10.0.0.1@tcp"]).command else {
+            panic!()
+        };
+        for (nid, credits) in [(own, 300), (usual, 256)] {
+            let lcore = NiFigures { nid, credits, ..NiFigures::none() };
+            let shown = local(&lcore.and(&lcore), &cfg, &a.node).tunables.unwrap();
+            assert_eq!((shown.credits, shown.peer_credits), (credits.into(), 8), "{nid}");
+        }
+    }
 
     #[test]
     fn settings_of_a_node_that_is_told_nothing_are_a_kernel_s() {

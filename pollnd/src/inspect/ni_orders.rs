@@ -192,6 +192,21 @@ pub(super) fn add(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
     Ok(json!(null))
 }
 
+/// The text about an order that no NI is meant by.
+fn nobody(order: &NetOrder) -> String {
+    let lists = "`pollnd lnetctl net show` lists those that there are";
+    if let Some(nid) = &order.nid {
+        return format!("{nid} is no NI of this node: {lists}");
+    }
+    let mut text = "this node has no NI".to_owned();
+    text.extend(order.net.iter().map(|n| format!(" on the network {n}")));
+    text.extend(order.ip.iter().map(|ip| format!(" at {ip}")));
+    if !order.interfaces.is_empty() {
+        text += &format!(" by the interface {}", order.interfaces.join(" or "));
+    }
+    format!("{text}: {lists}")
+}
+
 /// Deletes NIs: all of a network, or those of interfaces there, or one by its NID.
 pub(super) fn del(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
     let (live, front) = (shared.live()?, &shared.front);
@@ -211,7 +226,7 @@ pub(super) fn del(shared: &Shared, order: &NetOrder) -> Result<Value, Failure> {
     };
     let all: Vec<Nid> = live.nis.nids().into_iter().filter(means).collect();
     if all.is_empty() {
-        return Err(bad("no NI of this node is meant: `pollnd lnetctl net show` lists them".into()));
+        return Err(bad(nobody(order)));
     }
     all.into_iter().try_for_each(|nid| live.nis.del(front, nid))?;
     Ok(json!(null))

@@ -199,7 +199,7 @@ pub(super) fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, 
             (known.by_hand, known.nids) = (Some(hand.multi_rail), hand.nids);
         }
     }
-    let (credits, routes) = (cfg.peer_credits.into(), router::shown(front)?.is_some());
+    let (credits, routes) = (cfg.peer_credits.into(), router::shown(front, false)?.is_some());
     let buffers = cfg.peer_router_credits().into();
     let (_, all_routes) = front.routes(None).map_err(|e| e.to_string())?;
     let gateways = all_routes.iter().map(|r| (r.gateway, r.heard)).collect();

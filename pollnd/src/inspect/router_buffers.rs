@@ -30,8 +30,9 @@ pub(crate) fn sums(front: &Inspection) -> Result<(RoutingState, [Sum; 3]), Strin
     Ok((state, sums))
 }
 
-/// Routing, if the node routes: buffers of all its lcores together, as those of one CPT.
-pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> {
+/// Routing, if the node routes: buffers of all its lcores together, as those of one CPT. With `settings` the numbers behind them are those that
+/// it is set to have: fewer than lcores are one each, and more than that may be out yet.
+pub(super) fn shown(front: &Inspection, settings: bool) -> Result<Option<RoutingShown>, String> {
     let (state, sums) = sums(front)?;
     if state == RoutingState::Off {
         return Ok(None);
@@ -44,7 +45,10 @@ pub(super) fn shown(front: &Inspection) -> Result<Option<RoutingShown>, String> 
         mincredits: (least as u32).into(),
     };
     let [tiny, small, large] = sums.map(pool);
-    let [t, s, l] = sums.map(|s| s.1);
+    let [t, s, l] = match settings {
+        true => front.config(0).map_err(|e| e.to_string())?.routing.buffers().map(u64::from),
+        false => sums.map(|s| s.1),
+    };
     Ok(Some(RoutingShown {
         routing: Rows::Shown(vec![
             Told::Pools(Pools { cpt: Class { tiny, small, large } }),

@@ -56,7 +56,10 @@ pub(super) fn nets(front: &Inspection, order: &SetOrder) -> Result<Value, Failur
         Some(nid) if !cfg.nids().any(|n| n == nid) => {
             return Err(bad(format!("{nid} is no NI of this node: {lists}")));
         }
-        _ if !cfg.nids().any(means) => return Err(bad(format!("no NI of this node is meant: {lists}"))),
+        _ if !cfg.nids().any(means) => {
+            let on = order.net.iter().map(|n| format!(" on the network {n}")).collect::<String>();
+            return Err(bad(format!("this node has no NI{on}: {lists}")));
+        }
         _ => {}
     }
     let mut other = Vec::new();

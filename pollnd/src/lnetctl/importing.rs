@@ -58,7 +58,8 @@ fn named(ni: &Ni) -> String {
 
 /// Deletes what the file names. What is not there is told of at the end, and all else is gone then: lnetctl goes on likewise.
 pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refusal>) -> Result<(), Refusal> {
-    let model = merge::read(read(file, "del")?).map_err(|e| faulty("del", &e))?.model;
+    let file = merge::read(read(file, "del")?).map_err(|e| faulty("del", &e))?;
+    let model = &file.model;
     let mut node = node()?;
     let route = |r: &Route| Ask::DelRoute { net: r.net.to_string(), gateway: r.gateway.to_string() };
     let peer = |p: &PeerByHand| Some(Ask::DelPeer { primary: p.primary()?.to_string(), nids: Vec::new() });
@@ -69,13 +70,14 @@ pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refu
         Ask::DelNet(Box::new(NetOrder { net: Some(n.net.clone()), nid, interfaces, ..NetOrder::default() }))
     };
     // Routes would go with their networks.
-    let routes = model.routes.iter().map(|(r, _)| (format!("route: {} {}", r.net, r.gateway), route(r)));
-    let peers = model.peers.iter().filter_map(|(p, _)| Some((format!("peer: {p}"), peer(p)?)));
-    let nis = model.nis.iter().map(|n| (format!("net: {}", named(n)), ni(n)));
+    let routes =
+        model.routes.iter().map(|(r, at)| (*at, format!("route: {} {}", r.net, r.gateway), route(r)));
+    let peers = model.peers.iter().filter_map(|(p, at)| Some((*at, format!("peer: {p}"), peer(p)?)));
+    let nis = model.nis.iter().map(|n| (n.at, format!("net: {}", named(n)), ni(n)));
     let mut left = Vec::new();
     let mut last = 0;
     let mut gone = Vec::new();
-    for (what, ask) in routes.chain(peers).chain(nis) {
+    for (at, what, ask) in routes.chain(peers).chain(nis) {
         let missing = |errno, e: &str| Refusal::netlink("del", "import", errno, e);
         match node.order(ask, missing) {
             Ok(()) => gone.push(format!("{what} is gone")),
@@ -83,17 +85,18 @@ pub(super) fn del(file: Option<&Path>, node: impl FnOnce() -> Result<Asked, Refu
             Err(e) if e.errno == 0 => return Err(e),
             Err(e) => {
                 last = e.errno;
-                left.push(e.descr);
+                let section = what.split(':').next().unwrap_or_default();
+                left.push(format!("{}: {section}: {}", file.at(at), e.descr));
             }
         }
     }
-    for (rule, _) in &model.faults {
+    for (rule, at) in &model.faults {
         let order = Order::Remove(RuleText::of(rule));
         let removed = node.0.one(&Request::Fault { delay: fault_rules::delays(rule), order })?;
         let words = fault_rules::words(rule);
         if removed["end"] == 0 {
             last = libc::ENOENT;
-            left.push(format!("there is no fault rule {words}"));
+            left.push(format!("{}: fault: there is no fault rule {words}", file.at(*at)));
         } else {
             gone.push(format!("fault: {words} is gone"));
         }

@@ -30,6 +30,11 @@ use crate::inspect::client::Client;
 /// A node that is asked.
 struct Asked(Client);
 
+/// A number that was said: -1 is lnetctl's for one that was not.
+fn said(n: Option<i64>) -> Option<i64> {
+    n.filter(|n| *n != -1)
+}
+
 impl Asked {
     fn find(node: Option<&str>) -> Result<Asked, Refusal> {
         Ok(Asked(Client::new(node)?))
@@ -94,7 +99,7 @@ fn run(a: &LnetctlArgs) -> Result<(), Refusal> {
         CtlVerb::Ping { nids, timeout, .. } => answers::ping(nids, *timeout, node),
         CtlVerb::Discover { nids, force } => answers::discover(nids, *force, node),
         CtlVerb::Fault(kind) => rules::main(&kind.kind, a.node.as_deref()),
-        CtlVerb::Export { backup } => tables::export(node()?, *backup),
+        CtlVerb::Export { backup, file } => tables::export(node()?, *backup, file.as_deref()),
         CtlVerb::Import { show: true, .. } => {
             refuse_import("show", "`export`, `net show`, `route show` and `peer show` do")
         }

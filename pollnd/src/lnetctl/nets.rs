@@ -1,8 +1,8 @@
 //! `net add`, `net del`: NIs that a running node gets and loses.
 
-use super::Asked;
 use super::ni_values::{self, Which, given};
 use super::refusal::{Refusal, status};
+use super::{Asked, said};
 use crate::args::{CtlNet, ForeignNetArg, NetArg};
 use crate::config::model::network;
 use crate::inspect::account::Ask;
@@ -71,14 +71,15 @@ pub(super) fn change(verb: &CtlNet, node: impl FnOnce() -> Result<Asked, Refusal
         } => {
             refuse_foreign(foreign)?;
             let shared = [
-                ("peer_timeout", peer_timeout),
-                ("peer_credits", peer_credits),
-                ("peer_buffer_credits", peer_buffer_credits),
-                ("conns_per_peer", conns_per_peer),
-                ("tos", tos),
+                ("peer_timeout", &said(*peer_timeout)),
+                ("peer_credits", &said(*peer_credits)),
+                ("peer_buffer_credits", &said(*peer_buffer_credits)),
+                ("conns_per_peer", &said(*conns_per_peer)),
+                ("tos", &said(*tos)),
             ];
             let shared = given(&shared);
-            let order = NetOrder { credits: *credits, shared, cpt: cpt.clone(), ..order("add", ni)? };
+            let credits = said(*credits).and_then(|n| u32::try_from(n).ok());
+            let order = NetOrder { credits, shared, cpt: cpt.clone(), ..order("add", ni)? };
             node()?.order(Ask::AddNet(Box::new(order)), |errno, e| told("add", errno, e))
         }
         CtlNet::Del { ni } => {

@@ -3,11 +3,11 @@
 use transport::lnd::Route;
 use transport::wire::{NetId, Nid};
 
-use super::Asked;
 use super::layout::NETLINK;
 use super::refusal::{Refusal, status};
 use super::routed::{RouteShown, Routes};
 use super::shown::Level;
+use super::{Asked, said};
 use crate::args::{CtlRoute, RouteArg};
 use crate::inspect::account::Ask;
 use crate::out;
@@ -43,8 +43,12 @@ pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal
         CtlRoute::Add { route, hop, priority } => {
             let (net, gateway) = of("add", route)?;
             let bad_hop = || refused("add", libc::EINVAL, "invalid hop count must be between 1 and 255");
-            let hop = hop.map(|h| u8::try_from(h).ok().filter(|h| *h > 0).ok_or_else(bad_hop)).transpose()?;
-            let route = Route { net, gateway, hop, priority: *priority };
+            let hop = said(*hop)
+                .map(|h| u8::try_from(h).ok().filter(|h| *h > 0).ok_or_else(bad_hop))
+                .transpose()?;
+            let bad = |_| refused("add", libc::EINVAL, "invalid priority must be between 0 and 4294967295");
+            let priority = said(*priority).map_or(Ok(0), u32::try_from).map_err(bad)?;
+            let route = Route { net, gateway, hop, priority };
             order(node()?, "add", Ask::AddRoute { route: route.to_string() })
         }
         CtlRoute::Del { route } => {
@@ -62,7 +66,7 @@ pub(super) fn main(verb: &CtlRoute, node: impl FnOnce() -> Result<Asked, Refusal
             // tcp0 is tcp.
             route.retain(|r| net.is_none_or(|n| r.net.parse() == Ok(n)));
             route.retain(|r| gateway.is_none_or(|g| r.gateway.parse() == Ok(g)));
-            route.retain(|r| number(*hop, r.hop) && number(priority.map(i64::from), r.priority));
+            route.retain(|r| number(said(*hop), r.hop) && number(said(*priority), r.priority));
             if route.is_empty() {
                 return Ok(());
             }

@@ -109,10 +109,11 @@ pub(super) fn set(
         Means::Tunable(t) => (t, number.to_string()),
         // Whatever is not 0 is on, as with kernels.
         Means::Not(t) => (t, negated(if number == 0 { "0" } else { "1" })),
-        Means::Only(all, why) => {
-            let takes = key.takes();
-            let always = || refused(format!("here it is always {takes}, since {why}"));
-            return if all.contains(&number) { node().map(drop) } else { Err(always()) };
+        Means::Only(_, why) => {
+            // Others of its values stand in files of older lnetctls alone.
+            let only = key.default();
+            let always = || refused(format!("here it is always {only}, since {why}"));
+            return if number.to_string() == only { node().map(drop) } else { Err(always()) };
         }
         _ => return Err(unknown()),
     };

@@ -1,5 +1,8 @@
 //! Verbs that show: `net show`, `peer show`, `peer list`, `stats show`, `global show`, `export`.
 
+use std::fs;
+use std::path::Path;
+
 use super::Asked;
 use super::layout::{NETLINK, OLD};
 use super::refusal::Refusal;
@@ -7,11 +10,14 @@ use super::routed::{RouteShown, Routes, RoutingShown};
 use super::shown::{GlobalShow, Level, LocalNi, Net, Nets, NidOnly, Peer, PeerList, Peers, StatsShow};
 use crate::args::Detail;
 use crate::config::model::network;
+use crate::config::source::Source;
 use crate::inspect::account::Ask;
-use crate::out;
+use crate::{limits, out};
 
 /// The level of `export`.
 const EXPORTED: Level = Level(3);
+/// The exit status of `export` whose file cannot be written: lnetctl's.
+const NOT_WRITTEN: u8 = 255;
 
 fn level(d: &Detail) -> Level {
     Level(d.verbose.unwrap_or(0))
@@ -66,7 +72,7 @@ pub(super) fn stats(mut node: Asked) -> Result<(), Refusal> {
 
 /// Of a node that does not route nothing is shown.
 pub(super) fn routing(mut node: Asked) -> Result<(), Refusal> {
-    match node.one::<Option<RoutingShown>>(Ask::Routing {})? {
+    match node.one::<Option<RoutingShown>>(Ask::Routing { settings: false })? {
         Some(shown) => Ok(out::text(OLD.text(&shown)?)?),
         None => Ok(()),
     }
@@ -77,7 +83,18 @@ pub(super) fn global(mut node: Asked) -> Result<(), Refusal> {
     Ok(out::text(OLD.text(&GlobalShow { global })?)?)
 }
 
-pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
+/// Writes a text to the asker's file, or prints it.
+fn put(text: &str, file: Option<&Path>) -> Result<(), Refusal> {
+    match file.filter(|f| !Source::is_input(f)) {
+        None => Ok(out::text(text)?),
+        Some(f) => fs::write(f, text).map_err(|e| {
+            let why = limits::told(&e);
+            Refusal::words(NOT_WRITTEN, format!("pollnd: export: cannot write {}: {why}", f.display()))
+        }),
+    }
+}
+
+pub(super) fn export(mut node: Asked, backup: bool, file: Option<&Path>) -> Result<(), Refusal> {
     let mut net: Vec<Net> = node.rows(Ask::Nets { backup })?;
     let mut peer: Vec<Peer> = node.rows(Ask::Peers { nid: None })?;
     if backup {
@@ -101,12 +118,13 @@ pub(super) fn export(mut node: Asked, backup: bool) -> Result<(), Refusal> {
     if !peer.is_empty() {
         text += &NETLINK.text(&Peers { peer })?;
     }
-    if let Some(mut routing) = node.one::<Option<RoutingShown>>(Ask::Routing {})? {
+    if let Some(mut routing) = node.one::<Option<RoutingShown>>(Ask::Routing { settings: true })? {
         if backup {
             routing.backup();
         }
         text += &OLD.text(&routing)?;
     }
     text += &OLD.text(&GlobalShow { global: node.one(Ask::Global {})? })?;
-    Ok(out::text(text)?)
+    // The file is the asker's, and stays as it is where the node does not answer.
+    put(&text, file)
 }

@@ -1,6 +1,6 @@
 //! Figures of LNet for Prometheus: NIs, routes, NIDs of peers and router buffers, as `lnetctl` tells them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use prometheus_client::encoding::DescriptorEncoder;
@@ -56,9 +56,16 @@ fn routes(e: &mut DescriptorEncoder<'_>, all: &[RouteView]) -> fmt::Result {
 
 /// NIDs of peers; where there are too many, those that are not well before the others.
 fn peer_nis(e: &mut DescriptorEncoder<'_>, all: impl Iterator<Item = PeerNiView>) -> fmt::Result {
-    // A NID that several of our NIs speak with comes once for each, and is the same.
+    // A NID that several of our NIs speak with comes once for each, and may be another between two pages: the worse counts.
+    let mut worst: HashMap<Nid, PeerNiView> = HashMap::new();
+    for v in all {
+        let seen = worst.entry(v.nid).or_insert(v);
+        if (v.up, v.health) < (seen.up, seen.health) {
+            *seen = v;
+        }
+    }
     let of = |v: PeerNiView| ((v.up && v.health == BEST, v.nid.to_string()), (v.primary.to_string(), v));
-    let all: BTreeMap<_, _> = all.map(of).collect();
+    let all: BTreeMap<_, _> = worst.into_values().map(of).collect();
     let shown = || all.iter().take(NIDS).map(|((_, nid), (peer, v))| ([nid.as_str(), peer.as_str()], v));
     let labels = ["nid", "peer"];
     let up = (
@@ -114,6 +121,8 @@ pub(super) fn encode(e: &mut DescriptorEncoder<'_>, front: &Inspection) -> fmt::
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use prometheus_client::collector::Collector;
     use prometheus_client::encoding::text;
     use prometheus_client::registry::Registry;
@@ -156,8 +165,12 @@ mod tests {
                 multi_hop: false,
             };
             routes(&mut e, &[route("10.0.0.9@tcp", true), route("10.0.0.8@tcp", false)])?;
-            // Twice, as where two NIs of ours speak with them.
-            peer_nis(&mut e, views().chain(views()))?;
+            // Twice, as where two NIs of ours speak with them, and one is not well any more.
+            let later = views().map(|v| match v.nid == nid(5) {
+                true => PeerNiView { health: 700, ..v },
+                false => v,
+            });
+            peer_nis(&mut e, views().chain(later))?;
             let sums = BufferClass::ALL.map(|c| (c, 64, if c == BufferClass::Large { -2 } else { 60 }, -3));
             router(&mut e, (RoutingState::On, sums))
         }
@@ -174,6 +187,7 @@ mod tests {
             "pollnd_route_up{net=\"tcp1\",gateway=\"10.0.0.8@tcp\"} 0",
             "pollnd_peer_ni_up{nid=\"10.0.7.206@tcp\",peer=\"10.0.7.206@tcp\"} 0",
             "pollnd_peer_ni_health{nid=\"10.0.7.207@tcp\",peer=\"10.0.7.206@tcp\"} 600",
+            "pollnd_peer_ni_health{nid=\"10.0.0.5@tcp\",peer=\"10.0.0.4@tcp\"} 700",
             "pollnd_routing 1",
             "pollnd_router_buffers{class=\"tiny\"} 64",
             "pollnd_router_credits{class=\"small\"} 60",
@@ -183,7 +197,10 @@ mod tests {
             assert!(page.lines().any(|l| l == line), "{line} in {page}");
         }
         for name in ["pollnd_peer_ni_up{", "pollnd_peer_ni_health{"] {
-            assert_eq!(page.lines().filter(|l| l.starts_with(name)).count(), NIDS);
+            let all: Vec<&str> =
+                page.lines().filter(|l| l.starts_with(name)).filter_map(|l| l.split(' ').next()).collect();
+            let apart: BTreeSet<&str> = all.iter().copied().collect();
+            assert_eq!((all.len(), apart.len()), (NIDS, NIDS));
         }
     }
 }

@@ -37,6 +37,17 @@ pub enum PeerError {
     /// The peer has it already.
     #[error("{0} is a NID of this peer already: leave it out")]
     Twice(Nid),
+    /// The peer has each of these NIDs already.
+    #[error("the peer {primary} has {nid} already: give a NID that it does not have")]
+    Has {
+        /// The first of them that is not the primary one.
+        nid: Nid,
+        /// The primary NID of the peer.
+        primary: Nid,
+    },
+    /// The peer is there, and no other NID was named.
+    #[error("the peer {0} is there by hand already: give a NID that it is to have, too, or delete it first")]
+    There(Nid),
     /// The NID is of another peer by hand.
     #[error("{nid} is a NID of the peer {primary} by hand: delete it there first")]
     Taken {
@@ -79,7 +90,7 @@ impl PeerError {
     pub fn errno(self) -> i32 {
         match self {
             PeerError::Nothing | PeerError::Nobody(_) | PeerError::Own(_) => 22,
-            PeerError::Twice(_) | PeerError::Taken { .. } => 17,
+            PeerError::Twice(_) | PeerError::Has { .. } | PeerError::There(_) | PeerError::Taken { .. } => 17,
             PeerError::Primary { .. } => 19,
             PeerError::NotOf { .. } => 2,
             PeerError::OneRail(_) => 1,

@@ -74,7 +74,11 @@ impl Lnet {
                         let fresh = peer.nids.iter().filter(|n| !nids.contains(n)).copied();
                         let fresh: Vec<Nid> = fresh.collect();
                         if fresh.is_empty() && multi_rail >= peer.multi_rail {
-                            return Err(PeerError::Twice(primary));
+                            let other = peer.nids.iter().find(|n| **n != primary);
+                            return Err(other.map_or(PeerError::There(primary), |nid| PeerError::Has {
+                                nid: *nid,
+                                primary,
+                            }));
                         }
                         [nids, &fresh].concat()
                     }

@@ -224,7 +224,8 @@ fn orders_that_cannot_be_change_nothing() {
     let first = nid("10.0.0.2@tcp");
     let before: Vec<_> = net.nodes[1].machine.by_hand().collect();
     for (order, e) in [
-        (add("10.0.0.2@tcp"), PeerError::Twice(first)),
+        (add("10.0.0.2@tcp"), PeerError::There(first)),
+        (add("10.0.0.2@tcp,10.0.0.3@tcp"), PeerError::Has { nid: nid("10.0.0.3@tcp"), primary: first }),
         (add("10.0.0.3@tcp"), PeerError::Taken { nid: nid("10.0.0.3@tcp"), primary: first }),
         (add("10.0.0.4@tcp,10.0.0.3@tcp"), PeerError::Taken { nid: nid("10.0.0.3@tcp"), primary: first }),
         (add("10.0.0.4@tcp,10.0.0.11@tcp"), PeerError::Own(nid(A[0]))),

@@ -4,7 +4,7 @@ use dataplane::pkt::Port;
 use dataplane::tap::TapEnd;
 
 use super::{LcoreStreams, conn_id};
-use crate::node::counters::StreamCounters;
+use crate::node::counters::{OF_STACK, StreamCounters};
 use crate::node::inspect::{Inspect, PAGE, Page, Row};
 
 impl<P: Port> Inspect for LcoreStreams<P> {
@@ -16,7 +16,12 @@ impl<P: Port> Inspect for LcoreStreams<P> {
     }
 
     fn details(&self, f: &mut dyn FnMut(&'static str, u64)) {
-        self.stack.counters().each(&mut *f);
+        // Each name is told once: pages of figures have no place for a second one.
+        self.stack.counters().each(|name, n| {
+            if !OF_STACK.contains(&name) {
+                f(name, n);
+            }
+        });
         self.stack.port().counters().each(f);
     }
 
