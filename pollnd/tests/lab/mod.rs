@@ -258,6 +258,14 @@ impl Namespace {
         c.args(["netns", "exec", &self.0]).arg(program);
         c
     }
+
+    /// The kernel's network counters in it that are not 0, if they can be told.
+    pub(crate) fn counters(&self) -> Option<BTreeMap<String, u64>> {
+        let o = self.inside("nstat").args(["--json", "-a", "-s"]).output().ok()?;
+        let v: Value = serde_json::from_slice(&o.stdout).ok()?;
+        let all = v["kernel"].as_object()?.iter();
+        Some(all.filter_map(|(k, n)| Some((k.clone(), n.as_u64().filter(|n| *n > 0)?))).collect())
+    }
 }
 
 impl Drop for Namespace {
@@ -402,14 +410,7 @@ impl Lab {
 
     /// The kernel's network counters of the namespace that are not 0.
     pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
-        self.try_counters().unwrap()
-    }
-
-    fn try_counters(&self) -> Option<BTreeMap<String, u64>> {
-        let o = self.inside("nstat").args(["--json", "-a", "-s"]).output().ok()?;
-        let v: Value = serde_json::from_slice(&o.stdout).ok()?;
-        let all = v["kernel"].as_object()?.iter();
-        Some(all.filter_map(|(k, n)| Some((k.clone(), n.as_u64().filter(|n| *n > 0)?))).collect())
+        self.ns.counters().unwrap()
     }
 
     /// Takes the wire down.
@@ -423,7 +424,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let sockets = self.inside("ss").args(["-tinOa"]).output().map(|o| o.stdout).unwrap_or_default();
-            eprintln!("counters of the namespace: {:?}", self.try_counters());
+            eprintln!("counters of the namespace: {:?}", self.ns.counters());
             eprintln!("its sockets: {}", String::from_utf8_lossy(&sockets));
         }
         // It has a TAP device in the namespace, so it goes first.

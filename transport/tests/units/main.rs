@@ -47,6 +47,7 @@ mod routed;
 mod router_buffers;
 mod routes;
 mod routes_hostile;
+mod routes_nis;
 mod routes_selftest;
 mod routing;
 mod selftest;
