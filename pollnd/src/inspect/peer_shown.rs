@@ -1,6 +1,6 @@
 //! Peers, as `lnetctl peer show` has them: their NIDs, states, credits and figures (docs/lnetctl.md).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use transport::lnet::figures::PeerFigures;
 use transport::lnet::{BEST, Cause};
@@ -205,7 +205,19 @@ pub(super) fn peers(front: &Inspection, only: Option<Nid>) -> Result<Vec<Peer>, 
     let gateways = all_routes.iter().map(|r| (r.gateway, r.heard)).collect();
     let nets = cfg.nids().map(|n| n.net()).collect();
     let about = About { seen: well(front)?, routes, buffers, gateways, nets };
-    Ok(all.iter().map(|(primary, known)| known.shown(*primary, credits, &about)).collect())
+    let mut all = all.iter().map(|(primary, known)| known.shown(*primary, credits, &about)).collect();
+    once_each(&mut all);
+    Ok(all)
+}
+
+/// A NID that was found to be another peer's between two lcores' answers, or two pages of one's, is the later one's alone: files name
+/// each once.
+fn once_each(all: &mut Vec<Peer>) {
+    let mut found = HashSet::new();
+    for p in all.iter_mut().rev() {
+        p.nis.retain(|n| found.insert(n.nid.clone()));
+    }
+    all.retain(|p| p.nis.iter().any(|n| n.nid == p.primary));
 }
 
 #[cfg(test)]
@@ -283,6 +295,26 @@ mod tests {
         let mut about = of(true);
         about.seen.insert(far, Seen { health: HEALTHY, up: false });
         assert_eq!(states(&known.shown(near, 8, &about)), ["up", "down"]);
+    }
+
+    #[test]
+    fn a_nid_that_becomes_another_peers_meanwhile_is_shown_once() {
+        let ni = |nid: &str| PeerNi { nid: nid.into(), ..PeerNi::default() };
+        let peer = |nids: &[&str]| Peer {
+            primary: nids[0].into(),
+            multi_rail: true,
+            state: None,
+            nis: nids.iter().map(|n| ni(n)).collect(),
+        };
+        for (found, left) in [
+            (vec![peer(&["b"]), peer(&["a", "b"])], vec![peer(&["a", "b"])]),
+            (vec![peer(&["a", "b"]), peer(&["b"])], vec![peer(&["a"]), peer(&["b"])]),
+            (vec![peer(&["a", "b"]), peer(&["c"])], vec![peer(&["a", "b"]), peer(&["c"])]),
+        ] {
+            let mut all = found.clone();
+            once_each(&mut all);
+            assert_eq!(all, left, "{found:?}");
+        }
     }
 
     #[test]
