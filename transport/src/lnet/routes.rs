@@ -179,15 +179,24 @@ impl Routes {
 
     /// Weighs the routes by a gateway, which has said that, or has not answered (upper.md §1.5). Those whose gateway is on the network
     /// itself need an NI there that is up, unless `avoid_asym_router_failure` is off. Where one is does not change while it is silent.
-    pub(super) fn weigh(&mut self, gateway: Nid, said: Option<&Said>, avoid_asym_router_failure: bool) {
+    /// Gives whether one was up and is not any more.
+    pub(super) fn weigh(
+        &mut self,
+        gateway: Nid,
+        said: Option<&Said>,
+        avoid_asym_router_failure: bool,
+    ) -> bool {
+        let mut lost = false;
         for row in self.by_gateway(gateway) {
             let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
             let own = said.map(|s| s.far.iter().copied().filter(|n| n.net() == row.route.net).collect());
             row.own = own.unwrap_or_default();
             row.direct = if said.is_some() { there.is_some() } else { row.direct };
             let needs_ni = avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
-            row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+            let up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+            lost |= std::mem::replace(&mut row.up, up) && !up;
         }
+        lost
     }
 
     #[inline]
@@ -285,6 +294,7 @@ impl Lnet {
                 if !self.routes.del(net, gateway) {
                     return Err(RouteError::Unknown { net, gateway });
                 }
+                self.questions_lost(gateway, u64::MAX, false);
                 if !self.routes.is_gateway(gateway) {
                     self.gateways.remove(gateway);
                 }

@@ -47,6 +47,8 @@ mod routed;
 mod router_buffers;
 mod routes;
 mod routes_hostile;
+mod routes_own_nids;
+mod routes_questions;
 mod routes_selftest;
 mod routing;
 mod selftest;

@@ -51,24 +51,6 @@ fn puts_gets_and_pings_go_by_the_gateway() {
     }
 }
 
-/// A message for a gateway's NID on another network goes to that which it has on ours, whether the gateway is Multi-Rail or not.
-#[test]
-fn a_gateway_is_reached_by_whichever_of_its_nids() {
-    for shards in [1, 4] {
-        for features in [FORWARDS, FORWARDS & !ping::FEAT_MULTI_RAIL] {
-            let mut w = World::pair(&[R1], shards);
-            w.routers.list[0].features = features;
-            w.run(SEC);
-            for nid in R1 {
-                assert_eq!(pinged(&mut w, 0, nid), Ok(()), "{shards} {features} {nid}");
-                assert_eq!(pinged(&mut w, 1, nid), Ok(()), "{shards} {features} {nid}");
-            }
-            w.at_rest();
-            assert_eq!((w.routers.list[0].dropped, w.routers.list[0].strayed), (0, 0));
-        }
-    }
-}
-
 /// A node with a long NID and one without do not come together by a router that knows one of them in version 3.
 #[test]
 fn a_long_nid_needs_links_that_can_name_it() {
