@@ -33,10 +33,11 @@ impl Lnet {
                 self.answer_elsewhere(cx, lnd, target, Box::new(tx))
             };
         }
-        // The gateway that delivered the request takes the answer, as with kernels; one that is none, or is down, does not.
+        // The gateway that delivered the request takes the answer, as with kernels; one that is none, is down, or is said to be the source
+        // itself by a NID of another network, does not.
         let net = target.nid.net();
         if let Some(id) = by
-            && self.routes.get(net, id.nid).is_some_and(|r| r.up)
+            && self.routes.get(net, id.nid).is_some_and(|r| r.takes(target.nid))
         {
             return self.launch_answer(cx, lnd, peer, &mut tx);
         }

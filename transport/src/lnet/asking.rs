@@ -27,6 +27,8 @@ pub(super) enum News {
     Came(Key),
     /// The node that was heard by this NID is so no longer.
     Unheard(Nid),
+    /// The question of that number about a node behind a gateway is lost with the gateway.
+    Lost(Key, u64),
 }
 
 /// The node that an operation of the node's own is about.

@@ -208,7 +208,8 @@ impl Lnet {
     pub(super) fn came_by<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
         let (nid, by) = (msg.hdr.src_nid, msg.sender);
         let over = self.peers.get(msg.peer).is_none_or(|p| cx.budget.over(p.host));
-        if over || self.is_near(nid) || self.routes.get(nid.net(), by).is_none() || !self.is_used(cx, nid) {
+        let leads = self.routes.get(nid.net(), by).is_some_and(|r| !r.is_of_gateway(nid));
+        if over || self.is_near(nid) || !leads || !self.is_used(cx, nid) {
             return;
         }
         if let Some(subject) = self.far_subject(lnd.ni(), msg.peer, nid) {

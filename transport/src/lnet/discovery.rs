@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Messages of applications to an UNKNOWN peer wait while the peer is ASKING; ACKs, REPLYs and the traffic of portal 0 never
-//! do. A ping that fails ends what waited with its error, and the next message asks again: but after an answer that makes no
+//! do. A ping that fails ends what waited with its error, and the next message asks again; one that is lost with the gateway that it went by is asked by another, with what waits (far.rs). But after an answer that makes no
 //! sense not before a pause, where kernels ask hundreds of times a second. Peers that take part in discovery as we do
 //! are pushed our info, which they acknowledge; it waits for nobody. STALE: our info has changed while a push was on
 //! its way. A push that fails has the peer asked again with the next message, and is not repeated for ever. So has the end of its
@@ -130,6 +130,8 @@ pub(super) struct Peer {
 pub(super) struct More {
     /// Number of the operation that is on its way.
     serial: u64,
+    /// Its wire handle.
+    pub(super) object: u64,
     /// Messages that wait for the answer.
     pub(super) held: VecDeque<Msg>,
     /// Features that it last told.
@@ -139,7 +141,7 @@ pub(super) struct More {
     /// Pushes that have failed in a row.
     pub(super) untold: u8,
     /// Sinks tried for this answer.
-    sinks: u8,
+    pub(super) sinks: u8,
     /// After an answer that made no sense: nothing is asked before, in ns, and the pause that follows the next one.
     pub(super) quiet_until: u64,
     pause: u64,
@@ -224,6 +226,7 @@ impl Peer {
         self.more.get_or_insert_with(|| {
             Box::new(More {
                 serial: 0,
+                object: 0,
                 held: VecDeque::new(),
                 features: 0,
                 told: 0,
@@ -341,7 +344,8 @@ impl Lnet {
         let asked = subject.far.map_or(About::Peer(subject.via), About::Far);
         let (serial, op, handle) =
             self.node_op(cx.now, asked, (target.nid, via.nid, ni), kind, cx.cfg.transaction_timeout);
-        self.known(subject)?.more().serial = serial;
+        let more = self.known(subject)?.more();
+        (more.serial, more.object) = (serial, handle.object);
         Some((op, handle, target))
     }
 
@@ -453,6 +457,7 @@ impl Lnet {
             }
             News::Came(peer) => return self.ask_whose(cx, lnds, *peer),
             News::Unheard(nid) => return self.unheard_here(cx, lnds, *nid),
+            News::Lost(far, serial) => return self.question_lost(cx, *far, *serial),
         };
         if let News::Answer(serial, answer) = &news
             && self.recovery_heard(cx, lnds, *serial, answer)
@@ -487,7 +492,7 @@ impl Lnet {
                     self.unheard(cx, id.nid);
                 }
             }
-            News::Claim(..) | News::Contest(..) | News::Came(_) | News::Unheard(_) => {}
+            News::Claim(..) | News::Contest(..) | News::Came(_) | News::Unheard(_) | News::Lost(..) => {}
         }
         if let Some((nid, entry)) = self.peers.get(subject.via).map(|p| (p.id.nid, p.entry)) {
             if pushed && subject.far.is_none() && self.aliases.is_awaited(nid) && lnd.connected(entry) {
@@ -553,6 +558,9 @@ impl Lnet {
                 self.goes_by(subject.via, &tx);
             }
             match failed {
+                Some(e) if e != LnetError::Malformed && subject.far.is_some() => {
+                    self.not_asked(cx, subject.via, tx, e);
+                }
                 // None of it has left.
                 Some(e) if e != LnetError::Malformed => self.not_sent(cx, subject.via, tx, e, None),
                 Some(e) => self.end_waiting(cx, lnd, subject.via, tx, Err(e)),

@@ -2,10 +2,13 @@
 //!
 //! Each is asked who it is before the first message of an application to it, as a peer is, by the gateway that the message was given to;
 //! and by the same gateway it is told of us. Each shard knows those that it sends to.
+//!
+//! A question is lost with its gateway: when the route by that goes down or is deleted, and when its connections have ended and it answers
+//! a check again. What waits goes on by a gateway that is up then, and asks anew there (resend.rs); without one it ends.
 
 use std::collections::VecDeque;
 
-use super::discovery::{self, About, PUSHERS, PUSHES, Step, Subject};
+use super::discovery::{self, About, News, PUSHERS, PUSHES, Step, Subject};
 use super::{Lnet, Msg, TxDone};
 use crate::hash::{OwnMap, PeerMap};
 use crate::lnd::{Cx, Lnd, LnetError, NiId};
@@ -177,6 +180,53 @@ impl Lnet {
         self.fars.held = self.fars.held.saturating_sub(held.len());
         for tx in held {
             self.end(cx, Key::NOWHERE, tx, Err(why));
+        }
+    }
+
+    /// A gateway has lost what it was asked until then (ns) about nodes behind it, by routes that are down or, if `all`, by any.
+    pub(super) fn questions_lost(&mut self, gateway: Nid, until: u64, all: bool) {
+        for far in self.fars.all.keys() {
+            let Some(f) = self.fars.get(far).filter(|f| f.discovery.busy() && f.via.nid == gateway) else {
+                continue;
+            };
+            let Some(more) = &f.discovery.more else { continue };
+            let asked = self.ops.by_object(more.object).and_then(|op| self.ops.get(op));
+            let leads = || self.routes.get(f.id.nid.net(), gateway).is_some_and(|r| r.up);
+            if asked.is_none_or(|r| r.began <= until) && (all || !leads()) {
+                self.discovery.news.extend(f.discovery.serial().map(|serial| News::Lost(far, serial)));
+            }
+        }
+    }
+
+    /// The question of that number is lost: what waits for its answer looks for another gateway.
+    pub(super) fn question_lost(&mut self, cx: &mut Cx, far: Key, serial: u64) {
+        let Some(f) = self.fars.get_mut(far).filter(|f| f.discovery.serial() == Some(serial)) else { return };
+        let (ni, via) = (f.ni, f.via);
+        if f.discovery.standing.apply(Step::Failed).is_none() {
+            return;
+        }
+        let more = f.discovery.more();
+        more.sinks = 0;
+        let (held, object) = (std::mem::take(&mut more.held), more.object);
+        self.fars.held = self.fars.held.saturating_sub(held.len());
+        self.discovery.asked.remove(&serial);
+        if let Some(op) = self.ops.by_object(object) {
+            // Nobody waits for it any more.
+            drop(self.ops.fail(op, cx.now, LnetError::ConnLost));
+        }
+        cx.counters.discoveries_failed += 1;
+        for tx in held {
+            self.by_another_gateway(cx, (ni, via), tx, LnetError::Unreachable);
+        }
+    }
+
+    /// A message whose node could not be asked by that gateway goes by another one, if any is up.
+    pub(super) fn not_asked(&mut self, cx: &mut Cx, via: Key, tx: Msg, why: LnetError) {
+        let by = self.peers.get(via).map(|p| (p.ni, p.id));
+        let dest = tx.hdr.as_ref().map(|h| h.dest_nid);
+        match by.zip(dest).filter(|(by, dest)| self.routes.takers(*dest).any(|g| g != by.1.nid)) {
+            Some((by, _)) => self.by_another_gateway(cx, by, tx, why),
+            None => self.not_sent(cx, via, tx, why, None),
         }
     }
 

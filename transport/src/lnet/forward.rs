@@ -150,7 +150,7 @@ impl Lnet {
         let goes = |to: Nid| goes_on(self.nid_of(from), to, hdr.src_nid);
         let by =
             |hop: Nid| self.nis.iter().filter(move |n| !n.gone && n.reaches(hop)).map(move |n| (hop, n.nid));
-        let behind = self.routes.up_to(hdr.dest_nid.net()).flat_map(by);
+        let behind = self.routes.takers(hdr.dest_nid).flat_map(by);
         let mut ways = by(hdr.dest_nid).chain(behind).peekable();
         if ways.peek().is_none() {
             return Err(Stays::NoRoute);

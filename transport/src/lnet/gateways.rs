@@ -105,6 +105,8 @@ struct Gateway {
     began: u64,
     /// Time after which it is asked again if the check fails, in ns: its connections ended while it was there. 0 for an interval.
     again: u64,
+    /// Time at which its last connection ended, in ns, until it has answered a check; 0 for none.
+    lost_at: u64,
     /// Its last word; `None` before the first, and when the last check failed.
     said: Option<Said>,
 }
@@ -160,6 +162,7 @@ impl Gateways {
             next: now,
             began: now,
             again: 0,
+            lost_at: 0,
             said: None,
         };
         self.all.entry(nid).or_insert_with(new).next = now;
@@ -181,7 +184,9 @@ impl Lnet {
     /// Weighs the routes by a gateway anew.
     pub(super) fn weigh(&mut self, cfg: &Config, gateway: Nid) {
         let said = self.gateways.all.get(&gateway).and_then(|g| g.said.as_ref());
-        self.routes.weigh(gateway, said, cfg.avoid_asym_router_failure);
+        if self.routes.weigh(gateway, said, cfg.avoid_asym_router_failure) {
+            self.questions_lost(gateway, u64::MAX, false);
+        }
     }
 
     /// The configuration has changed.
@@ -333,6 +338,10 @@ impl Lnet {
         info: &PingInfo,
     ) -> Sign {
         self.gateway_said(cx, gateway, Some(Said::of(gateway, info)));
+        let lost_at = self.gateways.all.get_mut(&gateway).map_or(0, |g| std::mem::take(&mut g.lost_at));
+        if lost_at > 0 {
+            self.questions_lost(gateway, lost_at, true);
+        }
         if let Some((_, peer)) = self.gateway_peer(cx, lnds, gateway) {
             let subject = Subject::from(peer);
             if let Some(known) = self.known(subject) {
@@ -404,6 +413,7 @@ impl Lnet {
         if g.said.is_none() {
             return;
         }
+        g.lost_at = cx.now;
         if let Some(serial) = g.forget_check() {
             self.discovery.asked.remove(&serial);
         }

@@ -100,7 +100,9 @@ impl Lnet {
             return Ok(Way::Peer(rail));
         }
         if self.routes.lead_to(target.nid.net()) {
-            return self.way_behind(target.nid, None, |ni, _| from.is_none_or(|f| f == ni));
+            let may = |ni, _| from.is_none_or(|f| f == ni);
+            let way = self.way_behind(target.nid, None, may);
+            return way.or_else(|why| self.way_to_gateway(target.nid, may).ok_or(why));
         }
         self.way_exactly(lnds, target, from)
     }
@@ -117,6 +119,13 @@ impl Lnet {
             return Err(if long { OpRefused::LongNid(target) } else { OpRefused::NoRoute(target) });
         };
         Ok(Way::Peer(Hop { ni, via, known: None, rail: false, only: false }))
+    }
+
+    /// The way to the gateway that `target` is a NID of: to the one that it has on a network of ours.
+    fn way_to_gateway(&self, target: Nid, may: impl Fn(NiId, Nid) -> bool) -> Option<Way> {
+        let gateway = self.routes.gateway_of(target)?;
+        let (ni, via) = (ni_to_gateway(&self.nis, gateway, may)?, ProcessId::lustre(gateway));
+        Some(Way::Peer(Hop { ni, via, known: None, rail: true, only: false }))
     }
 
     /// By which NI, of those with NIDs that it may leave by, another node's message goes on, and to whom: exactly to its target, or to

@@ -52,9 +52,12 @@ impl OpRec {
         }
     }
 
-    /// It goes by another pair of NIDs: the peer's NID that is asked now answers.
-    pub(crate) fn goes_by(&mut self, ni: NiId, via: Nid) {
-        (self.target, self.via, self.ni) = (via, via, ni);
+    /// It goes by another pair of NIDs: the peer's NID that is asked now answers, or the same node behind another gateway.
+    pub(crate) fn goes_by(&mut self, ni: NiId, via: Nid, routed: bool) {
+        (self.via, self.ni) = (via, ni);
+        if !routed {
+            self.target = via;
+        }
     }
 
     /// Bucket of the peer that it was given to.

@@ -9,7 +9,7 @@ use super::{Delivery, DropWhy, GetGrant, Lnet, MatchReq, PutGrant, Resume, Verdi
 use crate::lnd::{Arrived, Cx, Data, Dest, Hold, Lnd, LnetError, Owner, Placement, Sink, Stored, Ticket};
 use crate::stream::ShardId;
 use crate::stream::slab::Key;
-use crate::wire::{LnetBody, LnetHdr, PingInfo, WireHandle, lnet, ping};
+use crate::wire::{LnetBody, LnetHdr, Nid, PingInfo, WireHandle, lnet, ping};
 
 /// Longest time that a PUT by a gateway waits on a lazy portal, in ns: enough for an application that posts a buffer whenever it has
 /// emptied one, and less than what anybody else behind the gateway notices.
@@ -28,6 +28,11 @@ fn is_ping(hdr: &LnetHdr) -> bool {
     matches!(hdr.body, LnetBody::Get { portal: ping::PORTAL, .. })
 }
 
+/// Whether it goes to whoever is said to have asked.
+fn is_answer(hdr: &LnetHdr) -> bool {
+    matches!(hdr.body, LnetBody::Ack { .. } | LnetBody::Reply { .. })
+}
+
 impl Lnet {
     /// Finds out where the payload of a message goes.
     pub(super) fn parse<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnd: &mut L, msg: &Arrived) {
@@ -40,7 +45,12 @@ impl Lnet {
             if hdr.dest_nid.same_net(ni.nid) || self.is_own(hdr.dest_nid) {
                 cx.counters.err_dest_nid += 1;
                 self.drop_counted((lnd.ni(), Some(msg.peer)), hdr);
-                return lnd.refuse(self, cx, msg.key);
+                // Anybody can have such an answer sent to us, or such a message passed on: it costs itself alone.
+                let is_own = hdr.dest_nid != Nid::LO && self.is_own(hdr.dest_nid);
+                return match is_own && (is_answer(hdr) || hdr.src_nid != msg.sender) {
+                    true => drop_it(self, cx, lnd, msg),
+                    false => lnd.refuse(self, cx, msg.key),
+                };
             }
             if self.faults.is_some() && !self.received_passes(cx, lnd, msg) {
                 return;

@@ -60,7 +60,7 @@ impl Lnet {
         // A peer that speaks for others is not asked about them, unless it is the gateway to them.
         let subject = if by == hdr.src_nid {
             Subject::from(peer)
-        } else if self.routes.get(hdr.src_nid.net(), by).is_some()
+        } else if self.routes.get(hdr.src_nid.net(), by).is_some_and(|r| !r.is_of_gateway(hdr.src_nid))
             && let Some(far) = self.far_subject(lnd.ni(), peer, hdr.src_nid)
         {
             far

@@ -3,7 +3,7 @@
 //! A message is sent again only if none of it has left: what is on a stream may have arrived. It goes at once, at most
 //! `lnet_retry_count` times and before its deadline, under the handle that it has, from and to the NIDs of its new pair. Answers
 //! are not, nor is what the node itself asks of a NID: those have no other pair. What goes by a gateway is not either: to that, it
-//! would be another message. A peer of one NID has another pair where the own NI was deleted and another one leads there.
+//! would be another message. But what waited until the node behind a gateway was known, and cannot be by that one, goes by another. A peer of one NID has another pair where the own NI was deleted and another one leads there.
 
 use super::causes::Cause;
 use super::hop::Hop;
@@ -12,6 +12,9 @@ use super::{Lnet, Msg, TxDone};
 use crate::lnd::{AppId, Cx, Lnd, LnetError, NiId};
 use crate::stream::slab::Key;
 use crate::wire::{Nid, ProcessId};
+
+/// Gateways behind which a message waits until its node is known, one after the other.
+const WAITS: u8 = 16;
 
 /// A message that looks for another pair.
 #[derive(Debug)]
@@ -108,6 +111,11 @@ impl Lnet {
         if self.aliases.nids(nid).is_none() && (tx.pinned || self.in_place_of(ni, nid).is_none()) {
             return false;
         }
+        self.has_time(cx, tx)
+    }
+
+    /// Whether a message is an application's whose time is not over.
+    fn has_time(&self, cx: &Cx, tx: &Msg) -> bool {
         let (app, deadline) = match (tx.done.op_key(), tx.done.put()) {
             (Some(op), _) => match self.ops.get(op) {
                 Some(rec) => (rec.app, rec.deadline),
@@ -117,6 +125,31 @@ impl Lnet {
             (None, None) => return false,
         };
         app != AppId::NODE && cx.now < deadline
+    }
+
+    /// A message for a node behind the gateway `via`, which could not be asked who it is, goes by another gateway, or by the same one where
+    /// that is up.
+    pub(super) fn by_another_gateway(
+        &mut self,
+        cx: &mut Cx,
+        (ni, via): (NiId, ProcessId),
+        tx: Msg,
+        why: LnetError,
+    ) {
+        if cx.down || tx.retries >= WAITS || !self.has_time(cx, &tx) {
+            return self.end(cx, Key::NOWHERE, tx, Err(why));
+        }
+        self.kicks.push_back(Key::NOWHERE);
+        self.unsent.push_back(Unsent { tx: Box::new(tx), ni, nid: via.nid, pid: via, why });
+    }
+
+    /// The gateway for a message that does not go by the one with that NID.
+    fn gateway_in_place_of(&mut self, tx: &Msg, nid: Nid) -> Option<Hop> {
+        let hdr = tx.hdr.as_ref()?;
+        let may = |_, own| !tx.pinned || own == hdr.src_nid;
+        let other = self.gateway_to(hdr.dest_nid, Some(nid), may);
+        let (ni, via) = other.or_else(|| self.gateway_to(hdr.dest_nid, None, may))?;
+        Some(Hop { ni, via, known: None, rail: false, only: false })
     }
 
     /// Operations whose requests look for another pair.
@@ -129,8 +162,12 @@ impl Lnet {
         let Some(Unsent { mut tx, ni, nid, pid, why }) = self.unsent.pop_front() else { return false };
         let from = tx.pinned.then_some(ni);
         let target = if tx.free { ProcessId { nid: self.aliases.primary(nid), ..pid } } else { pid };
-        let mut hop = if cx.down { None } else { self.rail_to(cx, lnds, target, from, Some((ni, nid))) };
-        if hop.is_none() && !cx.down && !tx.pinned {
+        let mut hop = match tx.routed {
+            _ if cx.down => None,
+            true => self.gateway_in_place_of(&tx, nid),
+            false => self.rail_to(cx, lnds, target, from, Some((ni, nid))),
+        };
+        if hop.is_none() && !cx.down && !tx.pinned && !tx.routed {
             let other = self.in_place_of(ni, target.nid);
             hop = other.map(|ni| Hop { ni, via: target, known: None, rail: false, only: true });
         }
@@ -139,19 +176,25 @@ impl Lnet {
             return true;
         };
         if let Some(hdr) = &mut tx.hdr {
-            (hdr.src_nid, hdr.dest_nid) = (self.nid_of(hop.ni), hop.via.nid);
+            hdr.src_nid = self.nid_of(hop.ni);
+            if !tx.routed {
+                hdr.dest_nid = hop.via.nid;
+            }
         }
         // An ACK that rode on it has gone with its set.
         (tx.cookie0, tx.cookie1, tx.deadline, tx.passed) = (0, 0, u64::MAX, false);
         tx.retries = tx.retries.saturating_add(1);
-        if !matches!(tx.done, TxDone::Again(_)) {
-            tx.done = TxDone::Again(Box::new(std::mem::take(&mut tx.done)));
+        // One that has only waited is sent for the first time.
+        if !tx.routed {
+            if !matches!(tx.done, TxDone::Again(_)) {
+                tx.done = TxDone::Again(Box::new(std::mem::take(&mut tx.done)));
+            }
+            cx.counters.resend_count += 1;
         }
-        cx.counters.resend_count += 1;
         let home = hop.home(cx);
         if home == cx.cfg.shards.me {
             if let Some(rec) = tx.done.op_key().and_then(|op| self.ops.get_mut(op)) {
-                rec.goes_by(hop.ni, hop.via.nid);
+                rec.goes_by(hop.ni, hop.via.nid, tx.routed);
             }
             self.launch_again(cx, lnds, *tx, hop, why);
         } else {
@@ -171,7 +214,7 @@ impl Lnet {
         }
         if let Some(op) = tx.done.op() {
             let Some(mut rec) = rec else { return };
-            rec.goes_by(hop.ni, hop.via.nid);
+            rec.goes_by(hop.ni, hop.via.nid, tx.routed);
             *op = self.ops.put(cx.now, rec);
         }
         self.launch_again(cx, lnds, tx, hop, why);

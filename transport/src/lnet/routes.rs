@@ -2,6 +2,9 @@
 //!
 //! Every shard has the same table, and is told the same of the gateways (`transport/src/lnet/gateways.rs`). Of routes that are up the one with the
 //! lowest priority is taken, then the one with the fewest hops; those that are equal take turns.
+//!
+//! A gateway is not given what is for a NID of its own on another network: it takes that for an error of ours, and ends the set
+//! (docs/protocol/lnet.md §5). Anybody may name such a NID as the source of a message that we answer.
 
 use smallvec::SmallVec;
 
@@ -12,7 +15,7 @@ use crate::lnd::route::{Route, RouteError};
 use crate::lnd::{Config, Cx, NiId, ROUTES_MAX};
 use crate::wire::{NetId, NiStatus, Nid, PingInfo, ProcessId, Version, ping};
 
-/// Networks of a gateway that are kept.
+/// Networks of a gateway that are kept, and NIDs on them.
 const NETS_MAX: usize = 64;
 
 /// Orders about routes.
@@ -65,17 +68,23 @@ pub(crate) struct Said {
     forwards: bool,
     /// Its networks, and whether one of its NIs there is up.
     nets: SmallVec<[(NetId, bool); 4]>,
+    /// Its NIDs on networks other than that between us.
+    far: SmallVec<[Nid; 2]>,
 }
 
 impl Said {
     /// Takes from `info` all that it says of the node that is known as `gateway`.
     pub(super) fn of(gateway: Nid, info: &PingInfo) -> Said {
-        let mut said = Said { forwards: info.features & ping::FEAT_RTE_DISABLED == 0, nets: SmallVec::new() };
+        let forwards = info.features & ping::FEAT_RTE_DISABLED == 0;
+        let mut said = Said { forwards, nets: SmallVec::new(), far: SmallVec::new() };
         for ni in info.nis.iter().chain(&info.large) {
             let up = ni.status == NiStatus::Up;
             // Of the network between us the NI that we send to counts.
             said.forwards &= up || ni.nid != gateway;
             let net = ni.nid.net();
+            if net != gateway.net() && said.far.len() < NETS_MAX {
+                said.far.push(ni.nid);
+            }
             if let Some((_, any)) = said.nets.iter_mut().find(|(n, _)| *n == net) {
                 *any |= up;
             } else if said.nets.len() < NETS_MAX {
@@ -93,6 +102,8 @@ pub(super) struct Row {
     pub(super) up: bool,
     /// The gateway is on the network.
     direct: bool,
+    /// The gateway's own NIDs on the network.
+    own: SmallVec<[Nid; 1]>,
     /// Its last turn.
     turn: u64,
 }
@@ -102,6 +113,16 @@ impl Row {
     /// IPv4 are spoken to in unless `names_long`.
     fn can_name(&self, target: Nid, names_long: bool) -> bool {
         names_long || self.route.gateway.is_large() || !target.is_large()
+    }
+
+    /// Whether `nid` is the gateway's own.
+    pub(super) fn is_of_gateway(&self, nid: Nid) -> bool {
+        self.own.contains(&nid)
+    }
+
+    /// Whether its gateway may be given a message for `target`.
+    pub(super) fn takes(&self, target: Nid) -> bool {
+        self.up && !self.is_of_gateway(target)
     }
 }
 
@@ -120,7 +141,7 @@ impl Routes {
     /// One more, that is down.
     pub(super) fn add(&mut self, route: Route) {
         self.all.push((route.net, route.gateway));
-        let row = Row { route, up: false, direct: false, turn: 0 };
+        let row = Row { route, up: false, direct: false, own: SmallVec::new(), turn: 0 };
         self.by_net.entry(route.net).or_default().push(row);
     }
 
@@ -158,13 +179,24 @@ impl Routes {
 
     /// Weighs the routes by a gateway, which has said that, or has not answered (upper.md §1.5). Those whose gateway is on the network
     /// itself need an NI there that is up, unless `avoid_asym_router_failure` is off. Where one is does not change while it is silent.
-    pub(super) fn weigh(&mut self, gateway: Nid, said: Option<&Said>, avoid_asym_router_failure: bool) {
+    /// Gives whether one was up and is not any more.
+    pub(super) fn weigh(
+        &mut self,
+        gateway: Nid,
+        said: Option<&Said>,
+        avoid_asym_router_failure: bool,
+    ) -> bool {
+        let mut lost = false;
         for row in self.by_gateway(gateway) {
             let there = said.and_then(|s| s.nets.iter().find(|(net, _)| *net == row.route.net));
+            let own = said.map(|s| s.far.iter().copied().filter(|n| n.net() == row.route.net).collect());
+            row.own = own.unwrap_or_default();
             row.direct = if said.is_some() { there.is_some() } else { row.direct };
             let needs_ni = avoid_asym_router_failure && (row.direct || row.route.hop == Some(1));
-            row.up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+            let up = said.is_some_and(|s| s.forwards) && (!needs_ni || there.is_some_and(|(_, up)| *up));
+            lost |= std::mem::replace(&mut row.up, up) && !up;
         }
+        lost
     }
 
     #[inline]
@@ -180,6 +212,18 @@ impl Routes {
     /// Gateways of the routes to the network that are up.
     pub(super) fn up_to(&self, net: NetId) -> impl Iterator<Item = Nid> + '_ {
         self.by_net.get(&net).into_iter().flatten().filter(|r| r.up).map(|r| r.route.gateway)
+    }
+
+    /// Gateways of the routes that are up and may be given a message for `target`.
+    pub(super) fn takers(&self, target: Nid) -> impl Iterator<Item = Nid> + '_ {
+        let rows = self.by_net.get(&target.net()).into_iter().flatten();
+        rows.filter(move |r| r.takes(target)).map(|r| r.route.gateway)
+    }
+
+    /// The gateway whose own NID `target` is, by a route that is up.
+    pub(super) fn gateway_of(&self, target: Nid) -> Option<Nid> {
+        let mut rows = self.by_net.get(&target.net())?.iter();
+        rows.find(|r| r.up && r.is_of_gateway(target)).map(|r| r.route.gateway)
     }
 
     /// Routes to the network of `target` are up, and none of their gateways can be told of it.
@@ -203,7 +247,7 @@ impl Routes {
         let rows = self.by_net.get_mut(&target.net())?;
         let names_long = self.names_long;
         let fits = |r: &&mut Row| r.can_name(target, names_long);
-        let able = rows.iter_mut().filter(|r| r.up && may(r.route.gateway)).filter(fits);
+        let able = rows.iter_mut().filter(|r| r.takes(target) && may(r.route.gateway)).filter(fits);
         let best = able.min_by_key(|r| (r.route.priority, r.route.hops(), r.turn))?;
         self.turn += 1;
         best.turn = self.turn;
@@ -250,6 +294,7 @@ impl Lnet {
                 if !self.routes.del(net, gateway) {
                     return Err(RouteError::Unknown { net, gateway });
                 }
+                self.questions_lost(gateway, u64::MAX, false);
                 if !self.routes.is_gateway(gateway) {
                     self.gateways.remove(gateway);
                 }

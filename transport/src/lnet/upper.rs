@@ -50,11 +50,14 @@ impl Upper for Lnet {
     }
 
     fn unsent(&mut self, cx: &mut Cx, peer: Key, tx: Msg, why: LnetError) {
-        // The port of an NI without a link is to blame, ours or the peer's, whose state says so.
-        let dead = self.peers.get(peer).is_some_and(|p| {
-            self.nis.get(p.ni.index()).is_some_and(|n| n.health.fatal) || !self.health.of(p.id.nid).0
+        // The port of an NI without a link is to blame, ours or the peer's, whose state says so. That a process does not speak for a NID
+        // tells nothing of it: any pid may be named.
+        let spared = self.peers.get(peer).is_some_and(|p| {
+            let dead =
+                self.nis.get(p.ni.index()).is_some_and(|n| n.health.fatal) || !self.health.of(p.id.nid).0;
+            dead || p.id != ProcessId::lustre(p.id.nid)
         });
-        self.not_sent(cx, peer, tx, why, Cause::unsent(why).filter(|_| !dead));
+        self.not_sent(cx, peer, tx, why, Cause::unsent(why).filter(|_| !spared));
     }
 
     fn unheld(&mut self, cx: &mut Cx, peer: Key, ticket: Ticket, hdr: &LnetHdr) {

@@ -192,6 +192,8 @@ impl<U: Upper> Socklnd<U> {
             DialState::Waiting(_) => (p.incarnation, p.version) = (None, None),
             // Nothing was sent on it: the messages that wait cause another dial.
             DialState::Idle | DialState::BackOff(_) => {
+                // Those with messages may have ended before it.
+                up.peer_lost(cx, p.up);
                 self.renew_set(up, cx, peer, LnetError::ConnLost, true)
             }
         }

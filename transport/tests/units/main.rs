@@ -48,6 +48,8 @@ mod router_buffers;
 mod routes;
 mod routes_hostile;
 mod routes_nis;
+mod routes_own_nids;
+mod routes_questions;
 mod routes_selftest;
 mod routing;
 mod selftest;

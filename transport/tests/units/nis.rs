@@ -266,6 +266,36 @@ fn a_message_for_one_ni_that_comes_by_another_ends_the_set() {
     }
 }
 
+/// lnet.md §5: but an answer for one NI that comes by another costs itself alone, and so does a message of another node than its sender:
+/// anybody can bring them about.
+#[test]
+fn what_others_bring_about_ends_no_set() {
+    let handle = WireHandle { interface: 1, object: 2 };
+    let get = raw::ping_get(0).body;
+    for (src, body, len) in [
+        ("10.0.0.66@tcp", LnetBody::Reply { handle }, 64),
+        ("10.0.0.66@tcp", LnetBody::Ack { handle, match_bits: 1, mlength: 9 }, 0),
+        ("10.9.0.9@tcp9", LnetBody::Reply { handle }, 0),
+        ("10.9.0.9@tcp9", get, 0),
+    ] {
+        for (dest, ends) in [("10.1.0.1@tcp1", false), ("0@lo", true), ("10.0.0.9@tcp", true)] {
+            let mut net = Net::new();
+            net.add(config(&["10.0.0.1@tcp", "10.1.0.1@tcp1"]));
+            let link = raw_set(&mut net, nid("10.0.0.1@tcp"), 700, nid("10.0.0.66@tcp"));
+            let hdr = LnetHdr { dest_nid: nid(dest), src_nid: nid(src), ..raw::header(body, len) };
+            net.raw_send(link, &raw::message(Version::V3, &hdr, 0));
+            net.run(SEC);
+            assert_eq!((net.wire(link, 1).1, raw::counters(&net).err_dest_nid), (ends, 1), "{dest} {body:?}");
+            if !ends {
+                net.raw_send(link, &raw::message(Version::V3, &raw::ping_get(0), 0));
+                net.run(SEC);
+                assert_eq!(raw::messages(&net, link, 1, Version::V3).len(), 1, "{dest} {body:?}");
+            }
+            net.assert_at_rest(0);
+        }
+    }
+}
+
 /// The answer to who connects names the NI that was asked for, and a request for nobody is closed.
 #[test]
 fn a_request_chooses_the_ni() {

@@ -166,3 +166,20 @@ fn another_gateway_is_taken_instead() {
         w.at_rest();
     }
 }
+
+/// A gateway ends the set on which it is given what is for its own NID on another network, and with it what others have there.
+#[test]
+fn what_is_for_a_gateways_own_far_nid_is_not_passed_to_it() {
+    let mut w = World::new(&[(&A, &["tcp9 10.2.0.3@tcp2"]), (&B, &["tcp9 10.2.0.3@tcp2"]), (&C, &[])]);
+    w.heard();
+    for len in [0, 100, 20_000] {
+        w.tell(X, 0, NOBODY, C[1], len);
+    }
+    w.run(SEC);
+    assert_eq!((w.count(0, |c| c.drop_no_route), w.count(2, |c| c.err_dest_nid)), (3, 0));
+    assert_eq!(w.count(2, |c| c.sets_closed), 0);
+    w.tell(X, 0, NOBODY, TO, 100);
+    w.run(SEC);
+    assert_eq!(w.heard().len(), 1);
+    w.at_rest();
+}

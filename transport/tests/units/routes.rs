@@ -51,21 +51,6 @@ fn puts_gets_and_pings_go_by_the_gateway() {
     }
 }
 
-/// A message for a gateway's NID on another network goes to that which it has on ours.
-#[test]
-fn a_gateway_is_reached_by_whichever_of_its_nids() {
-    for shards in [1, 4] {
-        let mut w = World::pair(&[R1], shards);
-        w.run(SEC);
-        for nid in R1 {
-            assert_eq!(pinged(&mut w, 0, nid), Ok(()), "{shards} {nid}");
-            assert_eq!(pinged(&mut w, 1, nid), Ok(()), "{shards} {nid}");
-        }
-        w.at_rest();
-        assert_eq!(w.routers.list[0].dropped, 0);
-    }
-}
-
 /// A node with a long NID and one without do not come together by a router that knows one of them in version 3.
 #[test]
 fn a_long_nid_needs_links_that_can_name_it() {

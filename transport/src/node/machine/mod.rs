@@ -347,7 +347,9 @@ impl Machine {
     /// [`RouteError`]
     pub fn route(&mut self, now: u64, ask: RouteAsk) -> Result<(), RouteError> {
         self.cx.now = self.cx.now.max(now);
-        self.lnet.route(&self.cx, ask)
+        let done = self.lnet.route(&self.cx, ask);
+        self.settle();
+        done
     }
 
     /// The routes of this shard, in the order in which they came.

@@ -236,7 +236,7 @@ impl Kernel {
         self.peer.next_cookie = 2;
     }
 
-    fn wrong(&mut self, net: &mut Net, why: &str) {
+    pub(super) fn wrong(&mut self, net: &mut Net, why: &str) {
         self.seen.sets_wrong += 1;
         self.end_set(net, why);
     }

@@ -1,6 +1,6 @@
 //! Model routers: kernels with an NI on each of two or more networks, that forward what is for nodes of ours there
 //! (docs/protocol/upper.md §1). Each hop is a model socklnd with connections, cookies and refusals of its own; a message is taken whole,
-//! and its zero-copy ACK leaves, before it goes on.
+//! and its zero-copy ACK leaves, before it goes on. One for its NID on another network than it came by ends the set.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -36,6 +36,8 @@ pub struct Router {
     pub forwarded: Vec<LnetHdr>,
     /// Messages for others that it dropped.
     pub dropped: u64,
+    /// Messages for its NIDs that came by another network than that one's.
+    pub strayed: u64,
     /// Pings and pushes that came for it, with the time in ns.
     pub pings: Vec<(u64, Nid)>,
     /// The same of pushes.
@@ -70,6 +72,7 @@ impl Routers {
             late: VecDeque::new(),
             forwarded: Vec::new(),
             dropped: 0,
+            strayed: 0,
             pings: Vec::new(),
             pushes: Vec::new(),
             life: 0,
@@ -217,6 +220,11 @@ impl Router {
             let Up::Came(hdr, payload) = up else { continue };
             if !self.nids.contains(&hdr.dest_nid) {
                 self.forward(net, &hdr, payload);
+                continue;
+            }
+            if self.hops[at].0 != hdr.dest_nid {
+                self.strayed += 1;
+                self.hops[at].2.wrong(net, "its NID on a different network");
                 continue;
             }
             let from = hdr.src_nid;
