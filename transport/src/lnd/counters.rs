@@ -146,8 +146,12 @@ counters! {
     drop_next_hop,
     /// Messages for a node that takes nothing, behind one that waits for it.
     drop_stuck,
+    /// Messages for next hops without a connection, beyond those that their sources may have.
+    drop_no_conn,
     /// Messages of nodes that have gone, which found no router buffer within a time-out.
     drop_left_behind,
+    /// Messages of other nodes whose next hop had no connection when they came.
+    forward_no_conn,
     /// Nodes that took nothing while the sources of messages for them had no router buffer left.
     forward_stuck,
     /// Entries for peers that were looked at for those.

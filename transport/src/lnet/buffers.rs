@@ -12,9 +12,10 @@
 //!
 //! A line is of peers, so one with many connections gets no more than another. A peer that holds as many buffers as it may does
 //! not stand in it; it may have as many for messages of up to a page as for longer ones, so that checks, ACKs and requests do not wait for
-//! a node that is slow to take bulk. A host may hold as many as are free, and as many bytes (as `lnd::budget` shares all else), and those of one peer
-//! in any case; its peers do not stand in the line either while it holds more. Nor does a peer whose next message is for a NID that
-//! has as large a share already (`shares.rs`); but one without a buffer of the class does, unless less than a quarter is free.
+//! a node that is slow to take bulk. Those of messages whose next hop has no connection are counted beside (`no_conn.rs`). A host may hold
+//! as many as are free, and as many bytes (as `lnd::budget` shares all else), and those of one peer in any case; its peers do not stand in
+//! the line either while it holds more. Nor does a peer whose next message is for a NID that has as large a share already (`shares.rs`);
+//! but one without a buffer of the class does, unless less than a quarter is free.
 //!
 //! One message of each class may always go to each network, however few buffers are free: else two routers that have something
 //! for each other, and no buffer, would wait for each other for ever. So no ring of routers waits for itself unless the networks
@@ -27,6 +28,7 @@ use super::Lnet;
 use super::class::{BufferClass, CLASSES};
 use super::guest::{Guest, Lease, Returned, Waiting};
 use super::lines::{Lines, Place, Sake};
+use super::no_conn::Seat;
 use super::shares::Shares;
 use crate::lnd::budget::Room;
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, Ticket};
@@ -155,9 +157,14 @@ impl Buffers {
     }
 
     /// Free buffers of the class, and free bytes.
-    fn free(&self, cx: &Cx, class: BufferClass) -> Room {
+    pub(super) fn free(&self, cx: &Cx, class: BufferClass) -> Room {
         let buffers = self.pool(class).map_or(0, Pool::free);
         Room { buffers, bytes: cx.cfg.budget.saturating_sub(self.bytes) }
+    }
+
+    /// Free buffers of the class that has fewest, of those that have any.
+    pub(super) fn least_free(&self) -> u32 {
+        self.pools.iter().filter(|p| p.size > 0).map(Pool::free).min().unwrap_or(0)
     }
 
     /// Whether less than a quarter is free.
@@ -234,7 +241,8 @@ impl Lnet {
         pool.note();
         let (ni, bucket, peer, key) = (lnd.ni(), ticket.bucket, p.id, msg.peer);
         let kind = (&msg.hdr.body).into();
-        let lease = Lease { ni, out, to: dest, kind, len, over: msg.over, bucket, peer, key };
+        let (over, seat) = (msg.over, Seat::own(out));
+        let lease = Lease { ni, to: dest, kind, len, over, seat, bucket, peer, key };
         guest.take(&lease);
         p.uses.add(lease.uses());
         p.figures.most_buffers = p.figures.most_buffers.max(p.buffers());
@@ -247,17 +255,14 @@ impl Lnet {
     /// A buffer has come home; whoever has waited longest goes on. That of a peer that is forgotten went with it.
     pub(super) fn buffer_home<L: Lnd<Lnet>>(&mut self, cx: &mut Cx, lnds: &mut [L], home: Returned) {
         let lease = home.lease;
-        let key = match self.peers.get(lease.key) {
-            Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
-            _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
-        };
+        let key = self.guest_of(lnds, &lease);
         if home.dropped {
             self.drop_of_type((lease.ni, key), (lease.kind, lease.len));
         }
         if let Some(key) = key
             && let Some(p) = self.peers.get_mut(key)
             && let Some(guest) = &mut p.guest
-            && guest.give(&lease)
+            && guest.comes_home(&lease, cx.now, cx.cfg.peer_router_credits())
         {
             let behind = guest.places.get(lease.class() as usize).is_some_and(Place::is_behind);
             self.buffers.bytes = self.buffers.bytes.saturating_sub(lease.len.into());
@@ -265,10 +270,7 @@ impl Lnet {
             cx.budget.gave(p.host, lease.uses());
             let (entry, host) = (p.entry, p.host);
             if let Some(pool) = self.buffers.pool_mut(lease.class()) {
-                pool.give(lease.out, 1);
-            }
-            if let Some(since) = guest.full_since.get_mut(lease.class().group()) {
-                *since = 0;
+                pool.give(lease.seat.out(), 1);
             }
             self.buffers.shares.give(lease.to.nid, lease.class(), lease.room());
             if self.buffers.waiting() > 0 {
@@ -289,8 +291,16 @@ impl Lnet {
         }
     }
 
+    /// The peer that a buffer is charged to, if it is here.
+    pub(super) fn guest_of<L: Lnd<Lnet>>(&self, lnds: &[L], lease: &Lease) -> Option<Key> {
+        match self.peers.get(lease.key) {
+            Some(p) if p.id == lease.peer && p.ni == lease.ni => Some(lease.key),
+            _ => lnds.get(lease.ni.index()).and_then(|l| l.find(lease.peer)),
+        }
+    }
+
     /// A peer that may hold one more buffer stands in each line in which it has something to wait for.
-    fn stand_in_line(&mut self, key: Key) {
+    pub(super) fn stand_in_line(&mut self, key: Key) {
         let Some(guest) = self.peers.get_mut(key).and_then(|p| p.guest.as_mut()) else { return };
         let of_classes = guest.waiting.iter().zip(&mut guest.places).zip(&mut self.buffers.pools);
         for ((waiting, place), pool) in of_classes.filter(|((waiting, _), _)| !waiting.is_empty()) {
@@ -499,11 +509,11 @@ impl Lnet {
         let Some(guest) = guest else { return };
         self.buffers.moved = true;
         self.buffers.relieved.push(Sake::Host(host));
-        for (to, class, n) in &guest.to {
-            self.buffers.shares.give(to.nid, *class, *n);
+        for (to, class, n) in guest.all_to() {
+            self.buffers.shares.give(to.nid, class, n);
         }
         let waits = guest.waiting.iter().flatten().map(|w| w.to.nid);
-        self.buffers.relieved.extend(guest.to.iter().map(|t| t.0.nid).chain(waits).map(Sake::Dest));
+        self.buffers.relieved.extend(guest.all_to().map(|t| t.0.nid).chain(waits).map(Sake::Dest));
         self.buffers.bytes = self.buffers.bytes.saturating_sub(guest.bytes);
         let all = guest.held.iter().zip(&guest.waiting).zip(&mut guest.places);
         for (pool, ((held, waiting), place)) in self.buffers.pools.iter_mut().zip(all) {
@@ -519,8 +529,8 @@ impl Lnet {
         self.buffers.bytes += guest.bytes;
         self.buffers.moved = true;
         guest.places = Default::default();
-        for (to, class, n) in &guest.to {
-            self.buffers.shares.take(to.nid, *class, *n);
+        for (to, class, n) in guest.all_to() {
+            self.buffers.shares.take(to.nid, class, n);
         }
         for ((pool, held), waiting) in self.buffers.pools.iter_mut().zip(guest.held).zip(&guest.waiting) {
             (0..).zip(held).for_each(|(out, n)| pool.take(out, n));

@@ -8,7 +8,7 @@ const SMALL: u32 = 4096;
 pub(super) const GROUPS: usize = 2;
 
 /// Classes of router buffers, by payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BufferClass {
     /// None.
     Tiny,

@@ -100,6 +100,7 @@ impl Lnet {
             }
             Body::GetDone { grant, status } => self.get_done(grant, status),
             Body::Forwarded(ni, via, boxed) => self.forwarded_here(cx, lnds, (ni, via), boxed),
+            Body::Unmet(ni, via, boxed) => self.unmet(cx, lnds, (ni, via), boxed),
             Body::CutBegins(cut, ni, via, boxed) => self.cut_begins_here(cut, (ni, via), boxed),
             Body::CutPart(cut, pieces) => self.cut_hears(cx, lnds, cut, CutEvent::Part, pieces),
             Body::CutEnds(cut, last) => self.cut_ends(cx, lnds, cut, last),

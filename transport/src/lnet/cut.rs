@@ -38,7 +38,6 @@ use fsm::Fsm;
 
 use super::forward::{Passing, passed};
 use super::guest::Lease;
-use super::hop::Hop;
 use super::pace;
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};
@@ -400,8 +399,7 @@ impl Lnet {
             CutAction::Launch => {
                 c.pieces.append(pieces);
                 c.msg.payload = Payload::forwarded(std::mem::take(&mut c.pieces));
-                let hop = Hop { ni: c.ni, via: c.via, known: None, rail: false, only: true };
-                return self.forward_by(cx, lnds, hop, c.msg);
+                return self.forward_via(cx, lnds, (c.ni, c.via), c.msg);
             }
             CutAction::Drop => {
                 if let TxDone::Forward(lease) = c.msg.done {

@@ -6,6 +6,7 @@
 //!   recv      the whole payload, in the receive buffers it comes in       the LND acknowledges it towards its sender
 //!   deliver   header and payload as they came, in line for their way
 //!   settle    the next hop (hop.rs), at its peer's home ── Forwarded ──> perhaps on another shard
+//!             it has no connection (no_conn.rs)         <──── Unmet ──── the buffer counts otherwise from then on, or it is dropped
 //!   launch    credits, queues and cookies as for any message              another NI's LND, in its own version
 //!   finalize  the next hop has it, or will not ── Returned ──> the buffer goes home
 //! ```
@@ -30,7 +31,7 @@ use crate::wire::{LnetHdr, Nid, ProcessId};
 
 /// Reason why a message is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stays {
+pub(super) enum Stays {
     /// This node does not route, or the message is from nobody.
     NotForUs,
     /// No NI leads there, and no route that is up.
@@ -39,6 +40,8 @@ enum Stays {
     Loop,
     /// Its target takes nothing, and one is on its way to it.
     Stuck,
+    /// Its next hop has no connection, and its source has more such messages than it may.
+    NoConn,
     /// Its sender has gone, and it had no router buffer in a time-out.
     LeftBehind,
 }
@@ -88,6 +91,7 @@ fn count_stay(cx: &mut Cx, why: Stays) {
         Stays::NoRoute => &mut cx.counters.drop_no_route,
         Stays::Loop => &mut cx.counters.drop_route_loop,
         Stays::Stuck => &mut cx.counters.drop_stuck,
+        Stays::NoConn => &mut cx.counters.drop_no_conn,
         Stays::LeftBehind => &mut cx.counters.drop_left_behind,
     } += 1;
 }
@@ -169,7 +173,7 @@ impl Lnet {
 
     /// The same of one that has a router buffer, which goes home.
     #[cold]
-    fn stays_here(&mut self, cx: &mut Cx, lease: Lease, why: Stays) {
+    pub(super) fn stays_here(&mut self, cx: &mut Cx, lease: Lease, why: Stays) {
         count_stay(cx, why);
         self.homeward.push_back(Returned { lease, dropped: true });
     }
@@ -291,6 +295,18 @@ impl Lnet {
         self.post(home, Body::Forwarded(hop.ni, hop.via, spare));
     }
 
+    /// The same by the name of the next hop.
+    pub(super) fn forward_via<L: Lnd<Lnet>>(
+        &mut self,
+        cx: &mut Cx,
+        lnds: &mut [L],
+        hop: (NiId, ProcessId),
+        msg: Msg,
+    ) {
+        let hop = Hop { ni: hop.0, via: hop.1, known: None, rail: false, only: true };
+        self.forward_by(cx, lnds, hop, msg);
+    }
+
     /// A message has come to the home of its next hop, in a box.
     pub(super) fn forwarded_here<L: Lnd<Lnet>>(
         &mut self,
@@ -329,6 +345,10 @@ impl Lnet {
         let Some(lnd) = lnds.get_mut(ni.index()).filter(|_| !cx.down) else {
             return self.unforwarded(cx, msg.done);
         };
+        let found = known.or_else(|| lnd.find(via));
+        if self.must_ask(lnd, found, &msg) {
+            return self.ask_source(cx, lnds, (ni, via), msg);
+        }
         if let TxDone::Forward(lease) = msg.done
             && let Some(hdr) = &msg.hdr
             && !self.stuck.is_empty()
@@ -341,7 +361,6 @@ impl Lnet {
         if let TxDone::Forward(lease) = &msg.done {
             msg.deadline = msg.deadline.min(lease.over.max(cx.now + PATIENCE));
         }
-        let found = known.or_else(|| lnd.find(via));
         if known.is_none()
             && let TxDone::Forward(lease) = &msg.done
             && let Some(recent) = self.recent_hops.get_mut(lease.ni.index())

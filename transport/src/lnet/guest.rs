@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::class::{BufferClass, CLASSES, GROUPS};
 use super::lines::{Lines, Place};
+use super::no_conn::{Charge, NoConn, Seat};
 use crate::lnd::budget::{Room, Uses};
 use crate::lnd::counters::MsgType;
 use crate::lnd::{NIS_MAX, NiId, Ticket};
@@ -17,8 +18,6 @@ use crate::wire::ProcessId;
 pub(crate) struct Lease {
     /// The NI that it came by.
     pub(super) ni: NiId,
-    /// The network that it goes to, by the place of its first NI.
-    pub(super) out: u8,
     /// The one that it is for.
     pub(super) to: ProcessId,
     /// The message's type, and its payload in bytes.
@@ -26,6 +25,8 @@ pub(crate) struct Lease {
     pub(super) len: u32,
     /// Time at which what its sender left is over, in ns, if that has gone.
     pub(super) over: u64,
+    /// The network that it goes to, and what it counts as at its source's.
+    pub(super) seat: Seat,
     /// The connection's, whose home has the buffer.
     pub(super) bucket: Bucket,
     /// The peer that sent it, and its entry there, if it has not moved.
@@ -70,8 +71,10 @@ pub(super) struct Guest {
     pub(super) bytes: u64,
     /// Buffers by group.
     of_group: [u32; GROUPS],
-    /// Buffers and bytes by whom they are for: no more entries than buffers.
-    pub(super) to: Vec<(ProcessId, BufferClass, Room)>,
+    /// Buffers and bytes by whom they are for: no more entries than buffers of its own.
+    to: Vec<(ProcessId, BufferClass, Room)>,
+    /// Those of messages for next hops without a connection.
+    pub(super) no_conn: NoConn,
     /// Messages that wait for one, by class.
     pub(super) waiting: [VecDeque<Waiting>; CLASSES],
     /// Its places in the lines, by class.
@@ -96,14 +99,19 @@ pub(super) struct Waiting {
 
 impl Guest {
     pub(super) fn take(&mut self, lease: &Lease) {
-        let held = self.held.get_mut(lease.class() as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+        let held =
+            self.held.get_mut(lease.class() as usize).and_then(|h| h.get_mut(usize::from(lease.seat.out())));
         if let Some(held) = held {
             *held += 1;
         }
+        self.bytes += u64::from(lease.len);
+        self.take_own(lease);
+    }
+
+    fn take_own(&mut self, lease: &Lease) {
         if let Some(held) = self.of_group.get_mut(lease.class().group()) {
             *held += 1;
         }
-        self.bytes += u64::from(lease.len);
         let n = lease.room();
         match self.to.iter_mut().find(|(to, class, _)| (*to, *class) == (lease.to, lease.class())) {
             Some((.., room)) => (room.buffers, room.bytes) = (room.buffers + 1, room.bytes + n.bytes),
@@ -111,15 +119,43 @@ impl Guest {
         }
     }
 
+    /// The same as [`Guest::give`]; where the buffer was one of its own, it may be held up no more. It may have `most` of its own.
+    pub(super) fn comes_home(&mut self, lease: &Lease, now: u64, most: u32) -> bool {
+        let group = lease.class().group();
+        if lease.seat.charge() != Charge::Beside {
+            if self.no_conn.is_held_up(group) {
+                let was_held_up = self.is_held_up(group, most);
+                self.no_conn.goes_on(group, was_held_up, most, now);
+            }
+            if let Some(since) = self.full_since.get_mut(group) {
+                *since = 0;
+            }
+        }
+        self.give(lease)
+    }
+
     /// Gives back what a message held; false where it held nothing.
-    pub(super) fn give(&mut self, lease: &Lease) -> bool {
-        let held = self.held.get_mut(lease.class() as usize).and_then(|h| h.get_mut(usize::from(lease.out)));
+    fn give(&mut self, lease: &Lease) -> bool {
+        let held =
+            self.held.get_mut(lease.class() as usize).and_then(|h| h.get_mut(usize::from(lease.seat.out())));
         let Some(held) = held.filter(|n| **n > 0) else { return false };
         *held -= 1;
+        self.bytes = self.bytes.saturating_sub(lease.len.into());
+        match lease.seat.charge() {
+            Charge::Own => self.give_own(lease),
+            Charge::Beside => self.no_conn.give(lease),
+            Charge::NoConn => {
+                self.no_conn.give_own(lease.class().group());
+                self.give_own(lease);
+            }
+        }
+        true
+    }
+
+    fn give_own(&mut self, lease: &Lease) {
         if let Some(held) = self.of_group.get_mut(lease.class().group()) {
             *held = held.saturating_sub(1);
         }
-        self.bytes = self.bytes.saturating_sub(lease.len.into());
         if let Some(at) = self.to.iter().position(|(to, class, _)| (*to, *class) == (lease.to, lease.class()))
             && let Some((.., room)) = self.to.get_mut(at)
         {
@@ -129,7 +165,25 @@ impl Guest {
                 self.to.swap_remove(at);
             }
         }
-        true
+    }
+
+    /// The buffer of a message is none of its own any more, but one beside those.
+    pub(super) fn set_beside(&mut self, lease: &Lease) {
+        let group = lease.class().group();
+        self.give_own(lease);
+        self.no_conn.take(lease);
+        self.no_conn.is_free(group);
+        self.full_since.get_mut(group).map(std::mem::take);
+    }
+
+    /// Whom the buffers of its own are for.
+    pub(super) fn own_to(&self) -> impl Iterator<Item = ProcessId> + '_ {
+        self.to.iter().map(|t| t.0)
+    }
+
+    /// Whom all its buffers are for, and how many of each class.
+    pub(super) fn all_to(&self) -> impl Iterator<Item = (ProcessId, BufferClass, Room)> + '_ {
+        self.to.iter().copied().chain(self.no_conn.beside())
     }
 
     /// Whether it holds as many buffers of the class's group as it may, which is `most`.

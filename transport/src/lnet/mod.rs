@@ -42,6 +42,7 @@ mod migration;
 mod ni;
 mod ni_stage;
 mod nis;
+mod no_conn;
 pub(crate) mod ops;
 mod own;
 mod pace;

@@ -77,6 +77,8 @@ pub(crate) enum Body {
     GetDone { grant: GetGrant, status: Result<(), LnetError> },
     /// To the home of a next hop: another node's message, by that NI. The box comes back some time.
     Forwarded(NiId, ProcessId, Box<Option<Msg>>),
+    /// To the home of the peer that had sent it: another node's message, whose next hop, by that NI, has no connection.
+    Unmet(NiId, ProcessId, Box<Option<Msg>>),
     /// To the home of a next hop: another node's message that is not whole, by its name.
     CutBegins(u64, NiId, ProcessId, Box<Option<Msg>>),
     /// There: a part of its payload.

@@ -25,6 +25,8 @@
 //! up) forgives the first time in a term; after that [`ROW`] in a row do. Where no source waits nothing is dropped before its time-out, as
 //! at kernels.
 //!
+//! Messages for a next hop that has no connection hold no such buffers, as far as there is room beside them (`no_conn.rs`).
+//!
 //! So is one relieved that has gone, and left more than there are buffers for, when half a time-out has passed, whosever messages hold the
 //! buffers. What it left for others follows then; what has not found a buffer when the time-out is over is dropped (`drop_left_behind`).
 
@@ -164,6 +166,7 @@ impl Lnet {
         let Some(guest) = self.peers.get_mut(source).and_then(|p| p.guest.as_mut()) else { return };
         if let Some(since) = guest.full_since.get_mut(class.group()).filter(|since| **since == 0) {
             *since = cx.now.max(1);
+            guest.no_conn.holds_up(class.group(), cx.now);
             self.timers.by(cx.now, source, cx.now + PATIENCE);
         }
     }
@@ -204,8 +207,10 @@ impl Lnet {
         let over = |since: &&mut u64| **since > 0 && **since + PATIENCE <= cx.now;
         guest.full_since.iter_mut().filter(over).for_each(|since| *since = cx.now + AGAIN - PATIENCE);
         self.timers.by(cx.now, source, guest.relief(timeout));
-        let waiting = guest.waiting.iter().flatten().filter(|_| guest.over > 0).map(|w| w.to);
-        self.stuck.asked.extend(guest.to.iter().map(|t| t.0).chain(waiting));
+        // Of one that has gone all is over in time.
+        let waiting = guest.waiting.iter().flatten().map(|w| w.to);
+        let all = guest.all_to().map(|t| t.0).chain(waiting).filter(|_| guest.over > 0);
+        self.stuck.asked.extend(guest.own_to().chain(all));
     }
 
     /// Asks all shards which of those that sources wait for take nothing.

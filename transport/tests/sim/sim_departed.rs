@@ -71,7 +71,7 @@ fn leaves<W: World>(mut w: W, now: &Now, to: Nid, how: Goes, all: impl Fn(&W) ->
 }
 
 fn drops(c: &transport::lnd::Counters) -> u64 {
-    c.drop_next_hop + c.drop_stuck + c.drop_left_behind
+    c.drop_next_hop + c.drop_stuck + c.drop_no_conn + c.drop_left_behind
 }
 
 const WAYS: [Goes; 2] = [Goes::Reset, Goes::InOrder];

@@ -373,7 +373,9 @@ impl World {
             };
             let (came, left) = (all(&|c| c.forward_rx_msgs), all(&|c| c.forwarded_msgs));
             assert!(
-                left <= came && came <= left + all(&|c| c.drop_next_hop + c.drop_no_route + c.drop_stuck),
+                left <= came
+                    && came
+                        <= left + all(&|c| c.drop_next_hop + c.drop_no_route + c.drop_stuck + c.drop_no_conn),
                 "{came} {left}"
             );
         }

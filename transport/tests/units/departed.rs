@@ -80,7 +80,7 @@ fn heard(w: &World, good: &Hop) -> Vec<u64> {
 
 fn dropped(w: &World) -> u64 {
     let c = w.count();
-    c.drop_next_hop + c.drop_stuck + c.drop_left_behind
+    c.drop_next_hop + c.drop_stuck + c.drop_no_conn + c.drop_left_behind
 }
 
 /// Time goes on; the TCPs of all but the next hops acknowledge.

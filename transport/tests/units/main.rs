@@ -33,6 +33,7 @@ mod netsock_wire;
 mod never_sent;
 mod nis;
 mod nis_live;
+mod no_conn;
 mod nothing_lost;
 mod own_nid;
 mod pair;

@@ -135,8 +135,12 @@ impl World {
         let c = self.count();
         let unwanted = c.drop_no_match + c.drop_too_long + c.drop_bad_offset + c.drop_stale_handle;
         let not_ours = c.drop_not_for_us + c.err_dest_nid + c.drop_asym_route + c.drop_fault;
-        let not_passed =
-            c.drop_no_route + c.drop_route_loop + c.drop_next_hop + c.drop_stuck + c.drop_left_behind;
+        let not_passed = c.drop_no_route
+            + c.drop_route_loop
+            + c.drop_next_hop
+            + c.drop_stuck
+            + c.drop_no_conn
+            + c.drop_left_behind;
         let all = unwanted + not_ours + not_passed + c.drop_no_way_back;
         assert_eq!(self.dropped().messages.all(), all, "{c:?}");
     }

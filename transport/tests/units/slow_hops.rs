@@ -369,17 +369,18 @@ fn a_source_does_not_wait_for_a_node_that_takes_nothing() {
 fn many_nodes_that_take_nothing_cost_one_look_at_the_peers() {
     for shards in [1, 2] {
         let mut w = world(&small([0, 0, 200], 40), shards);
-        let dead: Vec<Nid> = (100..140).map(b).collect();
-        dead.iter().for_each(|n| w.net.mute(n.ip().unwrap()));
+        let dead: Vec<Hop> = (100..140).map(|n| Hop::connects(&mut w, n, Version::V3)).collect();
+        dead.iter().for_each(|hop| w.net.mute(hop.nid.ip().unwrap()));
+        w.net.raw_acks = false;
         for (n, to) in (0..).zip(&dead) {
-            say(&mut w, *to, n..n + 1);
+            say(&mut w, to.nid, n..n + 1);
         }
         w.run(SEC);
-        say(&mut w, dead[0], 40..41);
+        let peers: usize = (0..w.shards).map(|n| w.net.nodes[n].machine.gauges().peers).sum();
+        say(&mut w, dead[0].nid, 40..41);
         w.run(7 * SEC);
         let c = w.count();
         assert_eq!((c.forward_stuck, free(&mut w)), (40, 199), "{shards}: {c:?}");
-        let peers: usize = (0..w.shards).map(|n| w.net.nodes[n].machine.gauges().peers).sum();
         assert!(c.forward_stuck_looks <= peers as u64, "{shards}: {} of {peers}", c.forward_stuck_looks);
     }
 }
