@@ -166,9 +166,7 @@ pub(crate) fn negotiate(o: &Offer) -> Choice {
     let vlan_insert = want_tx(sys::SHIM_ETH_TX_OFFLOAD_VLAN_INSERT);
     // A device that segments must complete the checksums of what it makes. (net_tap never takes a packet whose segment size and
     // headers, the link's too, exceed the MTU; an MSS that fills the MTU always does: field report 5.)
-    let tso = multi_seg
-        && tx_csum
-        && (want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO) || o.silent_tso);
+    let tso = multi_seg && tx_csum && (want_tx(sys::SHIM_ETH_TX_OFFLOAD_TCP_TSO) || o.silent_tso);
     let limit = |n: u16| if n == 0 { MAX_SEGS } else { n.min(MAX_SEGS) };
     let reach = reach(&o.driver, multi_seg);
     let max_segs = match reach {
