@@ -26,9 +26,9 @@
 
 use super::Lnet;
 use super::class::{BufferClass, CLASSES};
-use super::guest::{Guest, Lease, Returned, Waiting};
+use super::guest::{Guest, Waiting};
+use super::lease::{Lease, Returned, Seat};
 use super::lines::{Lines, Place, Sake};
-use super::no_conn::Seat;
 use super::shares::Shares;
 use crate::lnd::budget::Room;
 use crate::lnd::{Arrived, Config, Cx, Lnd, NIS_MAX, Ticket};

@@ -37,7 +37,7 @@ use std::net::IpAddr;
 use fsm::Fsm;
 
 use super::forward::{Passing, passed};
-use super::guest::Lease;
+use super::lease::Lease;
 use super::pace;
 use super::remote::Body;
 use super::{Delivery, Lnet, Msg, TxDone};

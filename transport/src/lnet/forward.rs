@@ -15,8 +15,8 @@
 //! credits as answers do, and the entries for peers as those whom strangers name: anybody may name anybody.
 
 use super::drops::From;
-use super::guest::{Lease, Returned};
 use super::hop::{Hop, Way};
+use super::lease::{Lease, Returned};
 use super::remote::Body;
 use super::stuck::PATIENCE;
 use super::{Delivery, Lnet, Msg, TxDone};

@@ -3,65 +3,14 @@
 
 use std::collections::VecDeque;
 
+use super::beside::NoConn;
 use super::class::{BufferClass, CLASSES, GROUPS};
+use super::lease::{Charge, Lease};
 use super::lines::{Lines, Place};
-use super::no_conn::{Charge, NoConn, Seat};
-use crate::lnd::budget::{Room, Uses};
-use crate::lnd::counters::MsgType;
-use crate::lnd::{NIS_MAX, NiId, Ticket};
-use crate::stream::Bucket;
-use crate::stream::slab::Key;
+
+use crate::lnd::budget::Room;
+use crate::lnd::{NIS_MAX, Ticket};
 use crate::wire::ProcessId;
-
-/// A router buffer that a message holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lease {
-    /// The NI that it came by.
-    pub(super) ni: NiId,
-    /// The one that it is for.
-    pub(super) to: ProcessId,
-    /// The message's type, and its payload in bytes.
-    pub(super) kind: MsgType,
-    pub(super) len: u32,
-    /// Time at which what its sender left is over, in ns, if that has gone.
-    pub(super) over: u64,
-    /// The network that it goes to, and what it counts as at its source's.
-    pub(super) seat: Seat,
-    /// The connection's, whose home has the buffer.
-    pub(super) bucket: Bucket,
-    /// The peer that sent it, and its entry there, if it has not moved.
-    pub(super) peer: ProcessId,
-    pub(super) key: Key,
-}
-
-/// A router buffer on its way home.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Returned {
-    pub(super) lease: Lease,
-    /// Its message was dropped: the NI and the peer that it came from have that counted when the buffer is home.
-    pub(super) dropped: bool,
-}
-
-impl From<Lease> for Returned {
-    fn from(lease: Lease) -> Returned {
-        Returned { lease, dropped: false }
-    }
-}
-
-impl Lease {
-    /// The class of the buffer.
-    pub(super) fn class(&self) -> BufferClass {
-        BufferClass::of(self.len)
-    }
-
-    pub(super) fn room(&self) -> Room {
-        Room { buffers: 1, bytes: self.len.into() }
-    }
-
-    pub(super) fn uses(&self) -> Uses {
-        Uses { buffers: 1, bytes: self.len.into(), ..Uses::default() }
-    }
-}
 
 /// A peer that has sent messages for others.
 #[derive(Debug, Default)]

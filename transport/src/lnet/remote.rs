@@ -3,8 +3,8 @@
 use super::aliases::Claim;
 use super::api::Op;
 use super::enabling::{HeardAt, RoutingAsk, Told};
-use super::guest::Returned;
 use super::hop::{Hop, Way};
+use super::lease::Returned;
 use super::ops::OpRec;
 use super::routes::Said;
 use super::{GetGrant, MatchReq, Msg, PutGrant, Verdict};

@@ -33,7 +33,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::class::{BufferClass, GROUPS};
-use super::guest::{Guest, Lease};
+use super::guest::Guest;
+use super::lease::Lease;
 use super::remote::Body;
 use super::{Lnet, TxDone};
 use crate::hash::PeerMap;
