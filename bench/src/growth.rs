@@ -19,7 +19,7 @@ use crate::selftest::Orders;
 const WARM_TENTHS: u32 = 2;
 /// Growth over the whole window that is none, in bytes: the allocator takes and gives back 128 KiB at a time for each thread, and two such
 /// steps of it late in the window have been seen where the next run had none.
-pub const SLACK: f64 = 512.0 * 1024.0;
+pub const SLACK: f64 = 384.0 * 1024.0;
 /// Growth over the whole window that is none, as a part of what is resident.
 pub const SLACK_PART: f64 = 0.002;
 
