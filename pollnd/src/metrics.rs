@@ -370,7 +370,7 @@ fn write(asker: &mut TcpStream, mut all: &[u8], until: Instant) -> io::Result<()
 mod tests {
     use super::*;
 
-    /// What only a later lcore had counted was not told.
+    /// Counts that only a later lcore had were not told.
     #[test]
     fn figures_of_every_lcore_are_told_once() {
         let (first, second) = ([("a", 1), ("b", 2)], [("a", 3), ("drops", 4), ("b", 5), ("drops", 6)]);

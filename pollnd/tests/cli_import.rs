@@ -284,7 +284,7 @@ fn a_refusal_of_an_import_has_its_place_and_number() {
     node.stop().good();
 }
 
-/// What is not there is told of with its place, each by its name.
+/// Things that are not there are told of with their places, each by its name.
 #[test]
 fn what_cannot_be_deleted_is_told_with_its_place() {
     let (at, a) = (Place::new(), nid(own_ip()));

@@ -74,7 +74,7 @@ fn peers_are_added_and_deleted_by_hand() {
     told(&["peer", "add", "--prim_nid", &second, "--nid", &first], 0, &[]);
     assert_eq!(at.peers(&node), [&*second, "true", &second, &first]);
     at.ctl(&node, &["peer", "show", "-v", "4", "--nid", &first]).good().says(&["peer state: 9\n"]);
-    // What cannot be added is named, and `--prim_nid` is not: it has to be there.
+    // A NID that cannot be added is named, and `--prim_nid` is not: it has to be there.
     told(
         &["peer", "add", "--prim_nid", &second],
         239,

@@ -22,7 +22,7 @@ pub(super) struct Asker {
     pub(super) silent: Silent,
 }
 
-/// What an asker's thread does.
+/// The state of an asker's thread.
 enum Turn {
     /// It waits for the next question since then.
     Waits(Instant),

@@ -134,7 +134,7 @@ mod tests {
         let (mut n, now, most) = (NoConn::default(), 100 * SEC, 8);
         let held_up = |n: &mut NoConn, at: u64, time: u64, was_held_up: bool| {
             n.holds_up(0, at);
-            // What holds it up longer does not begin anew.
+            // A message that holds it up longer does not begin anew.
             n.holds_up(0, at + time / 2);
             assert!(n.is_held_up(0) && !n.is_held_up(1));
             n.goes_on(0, was_held_up, most, at + time);

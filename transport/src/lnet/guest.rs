@@ -125,12 +125,12 @@ impl Guest {
         self.full_since.get_mut(group).map(std::mem::take);
     }
 
-    /// Whom the buffers of its own are for.
+    /// Those whom the buffers of its own are for.
     pub(super) fn own_to(&self) -> impl Iterator<Item = ProcessId> + '_ {
         self.to.iter().map(|t| t.0)
     }
 
-    /// Whom all its buffers are for, and how many of each class.
+    /// Those whom all its buffers are for, and how many of each class.
     pub(super) fn all_to(&self) -> impl Iterator<Item = (ProcessId, BufferClass, Room)> + '_ {
         self.to.iter().copied().chain(self.no_conn.beside())
     }

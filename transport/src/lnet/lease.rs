@@ -8,7 +8,7 @@ use crate::stream::Bucket;
 use crate::stream::slab::Key;
 use crate::wire::ProcessId;
 
-/// What the buffer of a message counts as.
+/// The account that a message's buffer is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Charge {
     /// One of its source's own.
@@ -37,7 +37,7 @@ impl Seat {
         self.0 & 15
     }
 
-    /// What the buffer counts as.
+    /// The account that the buffer is on.
     pub(super) fn charge(self) -> Charge {
         match self.0 >> 4 {
             0 => Charge::Own,

@@ -14,7 +14,7 @@
 //! Beside a source's own buffers it may have half of those that are free, and of the bytes, of which messages for one NID may have a
 //! quarter, or `peer_buffer_credits`. All that its host has may not be more than half of what is free of any class, either, and leaves room
 //! for the source's own. So nothing is lost where a network starts, and many nodes are dialled at a time, or some do not answer at once.
-//! What finds no room there has a buffer of the source's own, as at kernels, and the source is not read on when it has none left. That may
+//! A message that finds no room there has a buffer of the source's own, as at kernels, and the source is not read on when it has none left. That may
 //! be so for [`PATIENCE`] in a [`TERM`], beside what `stuck.rs` waits for. After that such a message is dropped at once: those for nodes that
 //! have a connection go on.
 //!
@@ -91,7 +91,7 @@ impl Lnet {
         self.forward_via(cx, lnds, (ni, via), msg);
     }
 
-    /// What the buffer of such a message counts as from now on; `None` where it is to be dropped.
+    /// The account of such a message's buffer from now on; `None` where it is to be dropped.
     fn charge_unmet<L: Lnd<Lnet>>(&mut self, cx: &Cx, lnds: &[L], lease: &Lease) -> Option<Charge> {
         let (class, most) = (lease.class(), cx.cfg.peer_router_credits());
         let free = self.buffers.free(cx, class);

@@ -265,7 +265,7 @@ fn one_that_comes_up_is_as_good_as_others() {
     }
 }
 
-/// What a source holds moves with it, and is given back where it is by then.
+/// Buffers of a source move with it, and are given back where it is by then.
 #[test]
 fn buffers_beside_a_sources_own_move_with_it() {
     let mut w = world([512, 512, 512], 2);
