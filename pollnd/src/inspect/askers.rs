@@ -45,14 +45,19 @@ impl Silent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A question is there; false where its asker has been told that it is not answered.
-    pub(super) fn answers(&self) -> bool {
+    /// Ends a wait; false where it has ended otherwise.
+    fn ends_wait(&self, by: Turn) -> bool {
         let mut turn = self.turn();
         let waited = matches!(*turn, Turn::Waits(_));
         if waited {
-            *turn = Turn::Answers;
+            *turn = by;
         }
         waited
+    }
+
+    /// A question is there; false where its asker has been told that it is not answered.
+    pub(super) fn answers(&self) -> bool {
+        self.ends_wait(Turn::Answers)
     }
 
     /// The answer is given.
@@ -62,12 +67,7 @@ impl Silent {
 
     /// Takes the turn away; false where a question has just come.
     fn cut_off(&self) -> bool {
-        let mut turn = self.turn();
-        let waited = matches!(*turn, Turn::Waits(_));
-        if waited {
-            *turn = Turn::CutOff;
-        }
-        waited
+        self.ends_wait(Turn::CutOff)
     }
 
     fn since(&self) -> Option<Instant> {

@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Messages of applications to an UNKNOWN peer wait while the peer is ASKING; ACKs, REPLYs and the traffic of portal 0 never
-//! do. A ping that fails ends what waited with its error, and the next message asks again; one that is lost with the gateway that it went by is asked by another, with what waits (far.rs). But after an answer that makes no
+//! do. A ping that fails ends what waited with its error, and the next message asks again; one that is lost with the
+//! gateway that it went by is asked by another, with what waits (far.rs). But after an answer that makes no
 //! sense not before a pause, where kernels ask hundreds of times a second. Peers that take part in discovery as we do
 //! are pushed our info, which they acknowledge; it waits for nobody. STALE: our info has changed while a push was on
 //! its way. A push that fails has the peer asked again with the next message, and is not repeated for ever. So has the end of its

@@ -15,7 +15,7 @@
 //! quarter, or `peer_buffer_credits`. All that its host has may not be more than half of what is free of any class, either, and leaves room
 //! for the source's own. So nothing is lost where a network starts, and many nodes are dialled at a time, or some do not answer at once.
 //! A message that finds no room there has a buffer of the source's own, as at kernels, and the source is not read on when it has none left. That may
-//! be so for [`PATIENCE`] in a [`TERM`], beside what `stuck.rs` waits for. After that such a message is dropped at once: those for nodes that
+//! be so for 3 s in a minute (`beside.rs`), beside what `stuck.rs` waits for. After that such a message is dropped at once: those for nodes that
 //! have a connection go on.
 //!
 //! A message asks once. Between shards it goes to its source's home and back, so about the time that a connection comes up one that was

@@ -3,7 +3,8 @@
 //! A message is sent again only if none of it has left: what is on a stream may have arrived. It goes at once, at most
 //! `lnet_retry_count` times and before its deadline, under the handle that it has, from and to the NIDs of its new pair. Answers
 //! are not, nor is what the node itself asks of a NID: those have no other pair. What goes by a gateway is not either: to that, it
-//! would be another message. But what waited until the node behind a gateway was known, and cannot be by that one, goes by another. A peer of one NID has another pair where the own NI was deleted and another one leads there.
+//! would be another message. But what waited until the node behind a gateway was known, and cannot be by that one, goes by another.
+//! A peer of one NID has another pair where the own NI was deleted and another one leads there.
 
 use super::causes::Cause;
 use super::hop::Hop;
